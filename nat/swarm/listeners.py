@@ -13,7 +13,6 @@ from lattica.nat.base.errors import (
     AccessDeniedError,
     LatticaError,
     ListenError,
-    LocalProtocolError,
 )
 from lattica.nat.base.limits.places import Places, source_of
 from lattica.nat.base.net.addresses import ip_of
@@ -23,6 +22,7 @@ from lattica.nat.base.net.network_groups import network_at
 from lattica.nat.base.peer_log import peer_log
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.connection import Connection, Direction
+from lattica.nat.swarm.background import Background
 from lattica.nat.swarm.dialing.connector import Connector
 from lattica.nat.swarm.events import EventBus, ListeningOn
 from lattica.nat.transport.base import Listener, RawConn, SecureLink, Transport
@@ -34,8 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 class Listeners:
-    """Accepts on all of them while :attr:`nursery` is set, and hands on what has come through the
-    handshake.
+    """Accepts on all of them, and hands on what has come through the handshake.
 
     Handshakes under way have places (:attr:`pending`), which those who have none yet take from
     the network that has most.
@@ -47,6 +46,7 @@ class Listeners:
         transports: Sequence[Transport],
         connector: Connector,
         events: EventBus,
+        background: Background,
         register: Callable[[Connection], None],
         on_failure: Callable[[], None],
         *,
@@ -56,13 +56,12 @@ class Listeners:
         self._transports = transports
         self._connector = connector
         self._events = events
+        self._background = background
         self._register = register
         self._on_failure = on_failure
         """Called when a handshake has come to nothing, and what it had is free."""
         self._all: list[Listener] = []
         self._closing = False
-        self.nursery: trio.Nursery | None = None
-        """Of the swarm, which owns every task."""
         self.turned_away = 0
         """Handshakes that had no place, or lost it to another."""
         self.pending = Places[trio.CancelScope](
@@ -117,7 +116,7 @@ class Listeners:
             logger.info("not listening on IPv6: this machine has none addr=%s", addr)
 
     async def _listen(self, addr: Multiaddr) -> tuple[Multiaddr, ...]:
-        nursery = self._require_nursery()
+        nursery = self._background.require_nursery()
         for transport in self._transports:
             if transport.can_listen(addr):
                 listener = await transport.listen(addr)
@@ -131,13 +130,8 @@ class Listeners:
             logger.info("listening addr=%s", bound)
         return listener.addrs
 
-    def _require_nursery(self) -> trio.Nursery:
-        if self.nursery is None:
-            raise LocalProtocolError("the swarm is not running")
-        return self.nursery
-
     async def _accept_loop(self, listener: Listener) -> None:
-        nursery = self._require_nursery()
+        nursery = self._background.require_nursery()
         while True:
             try:
                 raw = await listener.accept()

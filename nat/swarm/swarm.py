@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -20,9 +19,7 @@ from lattica.nat.base.errors import (
     NotConnectedError,
     ResourceLimitError,
 )
-from lattica.nat.base.foreign_code import settle
 from lattica.nat.base.keys.identity import Identity, PeerId
-from lattica.nat.base.limits.places import Places
 from lattica.nat.base.net.addresses import (
     Kind,
     interface_addresses,
@@ -31,9 +28,7 @@ from lattica.nat.base.net.addresses import (
     to_endpoint,
 )
 from lattica.nat.base.net.multiaddr import Multiaddr
-from lattica.nat.base.net.network_groups import network_at
 from lattica.nat.base.net.ranking import ranked
-from lattica.nat.base.peer_log import peer_log
 from lattica.nat.config import AccessRules, SwarmConfig
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.connection import Connection, Direction
@@ -45,21 +40,19 @@ from lattica.nat.swarm.addresses.nat_report import NatReport
 from lattica.nat.swarm.addresses.observed import ObservedAddresses
 from lattica.nat.swarm.addresses.own_addresses import OwnAddresses
 from lattica.nat.swarm.addresses.told_names import ToldNames
+from lattica.nat.swarm.background import Background
+from lattica.nat.swarm.connections import Connections
 from lattica.nat.swarm.dialing.connector import Connector
 from lattica.nat.swarm.dialing.dialer import Dialer
 from lattica.nat.swarm.dialing.known import KnownAddresses
-from lattica.nat.swarm.events import (
-    AddressesChanged,
-    EventBus,
-    PathChanged,
-    PeerConnected,
-    PeerDisconnected,
-)
+from lattica.nat.swarm.events import AddressesChanged, EventBus
 from lattica.nat.swarm.listeners import Listeners
 from lattica.nat.swarm.registry import Registry
+from lattica.nat.swarm.serving.inbound_streams import InboundStreams
 from lattica.nat.swarm.serving.protocols import ProtocolTable
 from lattica.nat.swarm.upkeep.descriptors import fitting, in_use, raise_limit
 from lattica.nat.swarm.upkeep.heap import Heap, malloc_trim, resident
+from lattica.nat.swarm.upkeep.rounds import Rounds
 from lattica.nat.swarm.upkeep.same_key import SameKey
 from lattica.nat.swarm.upkeep.silent_peers import SilentPeers
 from lattica.nat.swarm.upkeep.watchdog import watching
@@ -73,24 +66,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_TICK = 1.0
-_RETIRE_IDLE = 5.0
-"""Seconds without streams after which a superseded connection ends."""
-
-_AT_ONCE = 16
-"""Connections that are looked at in one turn, or trimmed: what ends takes its time, too."""
-
-_LAST_CHANCE = 1.0
-"""Seconds for a sign of life on a silent connection to a peer that answers on another one."""
-
 _HANDSHAKE_PATIENCE = 2.0
 """Seconds after which a handshake under way, and a stream without a protocol, yields to anybody
 where there is no place left."""
 
 _CLOSE_GRACE = 1.0
 """Seconds that a pipe of somebody else may take to close."""
-
-ConnectionHook = Callable[[Connection], Awaitable[None]]
 
 
 class Swarm:
@@ -117,11 +98,18 @@ class Swarm:
         self.doubtful = DoubtfulAddresses(trio.current_time)
         """Where peers were connected to, and then nothing got through."""
         self.events = EventBus()
-        self.on_connected: list[ConnectionHook] = []
-        """Awaited in the background for each connection; their errors are logged."""
-        self.on_disconnected: list[ConnectionHook] = []
+        self._background = Background()
+        self._close_requested = trio.Event()
+        self._stopped = trio.Event()
+        self._changed = trio.lowlevel.ParkingLot()
         self._heap = Heap(trio.current_time, resident, malloc_trim())
-        self._connector = Connector(identity, self.config, self._on_stream)
+        self.inbound_streams = InboundStreams(
+            self.config.limits,
+            self.protocols,
+            self._background,
+            unproven_after=_HANDSHAKE_PATIENCE,
+        )
+        self._connector = Connector(identity, self.config, self.inbound_streams.take)
         self.own_addresses = OwnAddresses(self._on_addresses_changed)
         self.observed = ObservedAddresses()
         self.known = KnownAddresses(
@@ -148,37 +136,50 @@ class Swarm:
             connector.instance,
         )
         self._transports = list(self._default_transports())
+        self._connections = Connections(
+            self.registry,
+            self._background,
+            self.events,
+            self.address_book,
+            self.known,
+            self.doubtful,
+            is_closing=self._close_requested.is_set,
+            on_taken=self._watch_key,
+            on_forgotten=self.inbound_streams.forget,
+            on_ended=self._heap.note_end,
+            on_changed=self._notify_changed,
+        )
+        self.on_connected = self._connections.on_connected
+        """Awaited in the background for each connection; their errors are logged."""
+        self.on_disconnected = self._connections.on_disconnected
         self.listeners = Listeners(
             self.config,
             self._transports,
             self._connector,
             self.events,
-            self._register,
+            self._background,
+            self._connections.register,
             self._heap.note_end,
             unproven_after=_HANDSHAKE_PATIENCE,
-        )
-        self._streams_negotiating = Places[Stream](
-            self.config.limits.max_streams_negotiating_total, unproven_after=_HANDSHAKE_PATIENCE
         )
         self._dialer = Dialer(
             self.config,
             self._transports,
             self._connector,
             self.registry,
-            self._register,
+            self._connections.register,
             lambda connection: self._same_key.keep_apart(connection),
             lambda: self.listen_addrs,
             self.doubtful,
             self.wait_connected,
         )
-        self._same_key = SameKey(self.registry, self._dialer.probe, self._register)
-        self._silent_peers = SilentPeers(self._dialer, self.address_book)
-        self._negotiating: dict[int, int] = {}
-        self._paths: dict[PeerId, Connection] = {}
-        self._changed = trio.lowlevel.ParkingLot()
-        self._nursery: trio.Nursery | None = None
-        self._close_requested = trio.Event()
-        self._stopped = trio.Event()
+        self._same_key = SameKey(self.registry, self._dialer.probe, self._connections.register)
+        self._rounds = Rounds(
+            self.registry,
+            self._connections,
+            SilentPeers(self._dialer, self.address_book),
+            self._background,
+        )
 
     def _default_transports(self) -> tuple[Transport, ...]:
         tcp = TcpTransport()
@@ -199,11 +200,11 @@ class Swarm:
         Listens on `config.listen` before it reports having started; raises
         :class:`ListenError` or :class:`AddressError` when that fails.
         """
-        if self._nursery is not None or self._stopped.is_set():
+        if self._background.nursery is not None or self._stopped.is_set():
             raise LocalProtocolError("a swarm runs once")
         try:
             async with trio.open_nursery() as nursery:
-                self._nursery = self.listeners.nursery = nursery
+                self._background.nursery = nursery
                 self._fit_limits()
                 for transport in self._transports:
                     if isinstance(transport, ServedTransport):
@@ -222,7 +223,7 @@ class Swarm:
                 with trio.CancelScope(shield=True):
                     await self.listeners.aclose()
             finally:  # whatever failed: `close` waits for it
-                self._nursery = self.listeners.nursery = None
+                self._background.nursery = None
                 self._stopped.set()
             self._notify_changed()
             self.events.close()
@@ -236,7 +237,7 @@ class Swarm:
     async def close(self) -> None:
         """End all connections in good order, within `Timeouts.shutdown`; then stop."""
         self._close_requested.set()
-        if self._nursery is not None:
+        if self._background.nursery is not None:
             await self._stopped.wait()
 
     async def _shut_down(self) -> None:
@@ -246,57 +247,11 @@ class Swarm:
                 for connection in self.registry:
                     nursery.start_soon(connection.aclose)
 
-    def _require_nursery(self) -> trio.Nursery:
-        if self._nursery is None:
-            raise LocalProtocolError("the swarm is not running")
-        return self._nursery
-
     async def _tick_loop(self) -> None:
         with watching(trio.lowlevel.current_trio_token()):
             while True:
-                await self._tick()
-
-    async def _tick(self) -> None:
-        """Look at each connection, a few at a time, for as long as the clock ticks.
-
-        Thousands that are pinged at once would answer at once, and nobody else had a turn.
-        """
-        connections = list(self.registry)
-        slices = max(1, math.ceil(len(connections) / _AT_ONCE))
-        for number in range(slices):
-            await trio.sleep(_TICK / slices)
-            self._look_at(connections[number * _AT_ONCE : (number + 1) * _AT_ONCE])
-        known = set(connections)
-        self._look_at([new for new in self.registry if new not in known])
-        now = trio.current_time()
-        for connection in self.registry.to_retire(now, _RETIRE_IDLE):
-            connection.abort("superseded by another connection to the peer")
-        for connection in self.registry.to_trim(now)[:_AT_ONCE]:
-            connection.abort("trimmed: this node has too many connections")
-        await self._heap.look()
-
-    def _look_at(self, connections: Iterable[Connection]) -> None:
-        for connection in connections:
-            if connection.closed_reason is None:
-                connection.tick()
-                if self._silent_peers.is_news(connection):
-                    self.start_soon(self._look_elsewhere, connection)
-
-    async def _look_elsewhere(self, connection: Connection) -> None:
-        """A peer that answers elsewhere is not busy: the path to it is dead."""
-        other = await self._silent_peers.look_elsewhere(connection)
-        if other is None:
-            return
-        connection.session.ping()
-        connection.wake_writer()
-        await trio.sleep(_LAST_CHANCE)  # it may have become busy no more just now
-        works = connection.closed_reason is None and not connection.session.is_silent
-        if works or other.instance != connection.instance:
-            self._refuse(other, "the other connection works, or is to another program")
-            return
-        self._register(other)
-        if other.closed_reason is None:
-            connection.abort("the path is dead: the peer answers on another one")
+                await self._rounds.go()
+                await self._heap.look()
 
     @property
     def receive_memory(self) -> MemoryBudget:
@@ -387,134 +342,18 @@ class Swarm:
                 raw.abort()
                 with trio.move_on_after(_CLOSE_GRACE, shield=True):
                     await raw.aclose()
-        self._register(connection)
+        self._connections.register(connection)
         if connection.closed_reason is not None:
             raise ResourceLimitError(connection.closed_reason)
         return connection
 
     def start_soon(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
         """Run background work that belongs to the swarm; its errors are logged."""
-        self._require_nursery().start_soon(self._run_logged, function, *args)
+        self._background.start_soon(function, *args)
 
-    async def _run_logged(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
-        try:
-            await function(*args)
-        except BaseException as error:
-            settle(
-                error,
-                lambda own: logger.error("background work failed: %r", function, exc_info=own),
-            )
-
-    def _register(self, connection: Connection) -> None:
-        nursery = self._nursery
-        if nursery is None or self._close_requested.is_set():
-            connection.abort("this node shuts down")
-            return
-        registry, limits = self.registry, self.registry.limits
-        same_peer = registry.by_peer.get(connection.peer_id, ())
-        if len(same_peer) >= limits.max_connections_per_peer:
-            registry.limits_hit["max_connections_per_peer"] += 1
-            self._refuse(connection, "too many connections to this peer")
-            peer_log.log(
-                logger,
-                logging.INFO,
-                connection.peer_id,
-                "connection refused: too many to one peer peer=%s",
-                connection.peer_id,
-            )
-            return
-        if registry.total >= limits.max_connections and connection.direction is Direction.INBOUND:
-            registry.limits_hit["max_connections"] += 1
-            for old in registry.to_trim(trio.current_time(), adding=1)[:_AT_ONCE]:
-                old.abort("trimmed: this node has too many connections")
-                self._forget(old)  # its place is needed now
-            if registry.total >= limits.max_connections:
-                self._refuse(connection, "this node has too many connections")
-                peer_log.log(
-                    logger,
-                    logging.WARNING,
-                    network_at(connection.remote_addr),
-                    "connection refused: limit of %d reached, all in use peer=%s",
-                    limits.max_connections,
-                    connection.peer_id,
-                )
-                return
-        self.known.on_connected(connection)
-        first = registry.add(connection)
-        nursery.start_soon(self._run_connection, connection)
+    def _watch_key(self, connection: Connection) -> None:
         if self._same_key.other_of(connection) is not None:
             self.start_soon(self._same_key.watch, connection)
-        if first:
-            self.events.publish(
-                PeerConnected(
-                    connection.peer_id,
-                    connection.remote_addr,
-                    connection.direction,
-                    connection.path,
-                )
-            )
-        self._note_path(connection.peer_id)
-        self._notify_changed()
-
-    def _note_path(self, peer_id: PeerId) -> None:
-        """Tell if new streams to a peer take another path from now on."""
-        best, before = self.registry.best(peer_id), self._paths.get(peer_id)
-        if best is None:
-            if peer_id not in self.registry.by_peer:
-                self._paths.pop(peer_id, None)
-            return
-        self._paths[peer_id] = best
-        if before is not None and before is not best and before.path != best.path:
-            self.events.publish(PathChanged(peer_id, best.path, best.remote_addr, before.path))
-
-    def _refuse(self, connection: Connection, reason: str) -> None:
-        connection.abort(reason)
-        # Does no more than let go of the pipe, which for some takes waiting.
-        self._require_nursery().start_soon(connection.run)
-
-    async def _run_connection(self, connection: Connection) -> None:
-        nursery = self._require_nursery()
-        for hook in self.on_connected:
-            self.start_soon(hook, connection)
-        try:
-            await connection.run()
-        finally:
-            reason = connection.closed_reason or "closed"
-            logger.debug("connection ended: %s peer=%s", reason, connection.peer_id)
-            if connection.stalled and self.address_book.addrs(connection.peer_id):
-                self._note_stalled(connection, reason)
-            self._forget(connection)
-            self._heap.note_end()
-            if not nursery.cancel_scope.cancel_called:
-                for hook in self.on_disconnected:
-                    self.start_soon(hook, connection)
-
-    def _note_stalled(self, connection: Connection, reason: str) -> None:
-        peer_id, addr = connection.peer_id, connection.remote_addr
-        doubt = self.doubtful.add(peer_id, addr, reason, since=connection.established_at)
-        if doubt is None:
-            return
-        peer_log.log(
-            logger,
-            logging.INFO,
-            peer_id,
-            "path connects but does not carry: for %.0f s others are tried first peer=%s addr=%s",
-            doubt.until - trio.current_time(),
-            peer_id,
-            addr,
-        )
-
-    def _forget(self, connection: Connection) -> None:
-        """The connection counts no more."""
-        if self.registry.remove(connection):
-            self.address_book.used(connection.peer_id)
-            reason = connection.closed_reason or "closed"
-            self.events.publish(
-                PeerDisconnected(connection.peer_id, reason, connection.interrupted)
-            )
-        self._note_path(connection.peer_id)
-        self._negotiating.pop(connection.serial, None)
-        self._notify_changed()
 
     def _notify_changed(self) -> None:
         self._changed.unpark_all()
@@ -532,7 +371,7 @@ class Swarm:
             DialError: no address could be reached; with the reason of each.
             AccessDeniedError: the access rules forbid it.
         """
-        self._require_nursery()
+        self._background.require_nursery()
         return await self._dialer.dial(peer_id, addrs)
 
     async def connect(self, peer_id: PeerId | None, addrs: Sequence[Multiaddr] = ()) -> Connection:
@@ -588,7 +427,7 @@ class Swarm:
         connections carried nothing (:attr:`doubtful`) is refused: there is a path that carries.
         Raises what :meth:`dial` raises.
         """
-        self._require_nursery()
+        self._background.require_nursery()
         return await self._dialer.dial_fresh(
             peer_id, addr, as_responder=as_responder, unless_doubtful=unless_doubtful
         )
@@ -601,7 +440,7 @@ class Swarm:
         The socket is closed with the connection, or when the dial fails. Raises what
         :meth:`dial` raises.
         """
-        self._require_nursery()
+        self._background.require_nursery()
         try:
             return await self._dialer.dial_link(
                 peer_id, addr, lambda: self._quic.dial_alone(UdpSocket.adopt(sock), addr)
@@ -645,7 +484,7 @@ class Swarm:
         Raises:
             LocalProtocolError: the swarm is not running.
         """
-        self._require_nursery()
+        self._background.require_nursery()
         await self._changed.park()
 
     async def wait_direct(self, peer_id: PeerId) -> Connection:
@@ -681,29 +520,6 @@ class Swarm:
             await trio.lowlevel.checkpoint()  # whoever tries again at once must not stop the rest
             raise NotConnectedError(f"not connected to {peer_id}; connect first")
         return await connection.open(protocols, wait_for_place=wait_for_place)
-
-    def _on_stream(self, stream: Stream) -> None:
-        """A peer has opened a stream."""
-        serial = stream.connection.serial
-        count = self._negotiating.get(serial, 0)
-        if count >= self.config.limits.max_inbound_streams_negotiating:
-            stream.reset("too many streams without a protocol")
-            return
-        source, now = stream.connection.source, trio.current_time()
-        dropped = self._streams_negotiating.enter(stream, source, now)
-        for other in [stream] if dropped is None else dropped:
-            other.reset("too many streams without a protocol")
-        if dropped is None:
-            return
-        self._negotiating[serial] = count + 1
-
-        def negotiated() -> None:
-            self._streams_negotiating.leave(stream)
-            left = self._negotiating.pop(serial, 1) - 1
-            if left > 0:
-                self._negotiating[serial] = left
-
-        self._require_nursery().start_soon(self.protocols.serve, stream, negotiated)
 
     @property
     def gater(self) -> Gater:

@@ -64,7 +64,7 @@ async def serving() -> AsyncIterator[Node]:
         await settled(lambda: set(node.swarm.registry.by_peer) == {honest.peer_id})
         await settled(lambda: (tasks(), open_files()) == before)
         assert node.swarm.registry.total == 1
-        assert node.swarm._negotiating == {}
+        assert node.swarm.inbound_streams.negotiating == {}
         assert not node.swarm.listeners.pending
         assert node.swarm.receive_memory.used == 0
         assert len(node._identify._asked) == 1

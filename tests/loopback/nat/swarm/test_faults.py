@@ -96,7 +96,7 @@ class Scene:
         """Wait until nothing is left of the attack; the honest peer still gets on."""
         swarm, (tasks_before, files_before) = self.victim.swarm, self._baseline
         await settled(lambda: set(swarm.registry.by_peer) == {self.honest.peer_id})
-        await settled(lambda: not swarm.listeners.pending and not swarm._negotiating)
+        await settled(lambda: not swarm.listeners.pending and not swarm.inbound_streams.negotiating)
         await settled(lambda: tasks() == tasks_before)
         await settled(lambda: open_files() == files_before + other_files)
         await self.lasting.send_all(b"still here")
@@ -502,7 +502,7 @@ async def test_a_storm_of_streams_that_are_reset_at_once(caplog):
             await attacker.send_frames(syn(100_001, propose(ECHO) + b"well?"))
             while b"well?" not in attacker.plain:
                 assert await attacker.receive()
-            await settled(lambda: not stage.victim.swarm._negotiating)
+            await settled(lambda: not stage.victim.swarm.inbound_streams.negotiating)
             (connection,) = stage.victim.swarm.registry.by_peer[attacker.identity.peer_id]
             # What is left are that stream, and the one on which we asked who it is.
             assert connection.stream_count <= 2
@@ -595,11 +595,11 @@ async def test_handlers_that_wait_for_a_stalled_stream_end_with_it(mock_clock, c
         async with attacking(stage.victim.swarm.addrs[0]) as attacker:
             await attacker.set_up()
             await attacker.send_frames(syn(1, MULTISTREAM[:5]))
-            await settled(lambda: stage.victim.swarm._negotiating)
+            await settled(lambda: stage.victim.swarm.inbound_streams.negotiating)
             for _ in range(3):
                 await advance(mock_clock, 3.7)
                 await attacker.send_frames(frame(WINDOW_UPDATE, 0, 1, 0))  # it is alive
-            await settled(lambda: not stage.victim.swarm._negotiating)
+            await settled(lambda: not stage.victim.swarm.inbound_streams.negotiating)
             (line,) = stage.lines()
             assert "no protocol named in time" in line
         await stage.recovered()

@@ -54,7 +54,7 @@ async def test_streams_that_have_ended(transport):
     async with running(listen=LISTEN_ON[transport]) as server, running(listen=()) as client:
         await client.dial(server.identity.peer_id, server.addrs)
         await ask_echo(client, server.identity.peer_id)
-        await settled(lambda: not server._negotiating)
+        await settled(lambda: not server.inbound_streams.negotiating)
         with no_collector():
             before = living()
             for _ in range(20):
@@ -72,7 +72,7 @@ async def test_streams_that_were_reset_while_they_were_served(transport):
         server.protocols.handle("/read/1", read)
         await client.dial(server.identity.peer_id, server.addrs)
         await ask_echo(client, server.identity.peer_id)
-        await settled(lambda: not server._negotiating)
+        await settled(lambda: not server.inbound_streams.negotiating)
         with no_collector():
             before = living()
             stream = None

@@ -422,7 +422,7 @@ async def test_streams_that_do_not_say_what_they_want_are_limited():
         for stream in (*agreed, *undecided):
             stream.reset()
         await no_streams(client, server)
-        assert server._negotiating == {}
+        assert server.inbound_streams.negotiating == {}
 
 
 # --- the end of the connection ---

@@ -60,7 +60,7 @@ async def test_it_leaves_nothing_behind():
             held = await client.open_stream(server.identity.peer_id, [ECHO])
             await held.send_all(b"x" * 100_000)
         await settled(lambda: not server.registry.total)
-        assert server._negotiating == {}
+        assert server.inbound_streams.negotiating == {}
     assert tasks() == tasks_before
     await settled(lambda: open_files() == files_before)
 

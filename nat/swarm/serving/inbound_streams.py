@@ -1,0 +1,64 @@
+"""Streams that peers have opened, until it is agreed what they are for."""
+
+from __future__ import annotations
+
+import trio
+
+from lattica.nat.base.limits.places import Places
+from lattica.nat.config import Limits
+from lattica.nat.mux.connection import Connection
+from lattica.nat.mux.stream import Stream
+from lattica.nat.swarm.background import Background
+from lattica.nat.swarm.serving.protocols import ProtocolTable
+
+
+class InboundStreams:
+    """Has each served once its protocol is known.
+
+    Only so many may be without one: of a connection, and of all, where they have places, which
+    those who have none yet take from the network that has most.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        protocols: ProtocolTable,
+        background: Background,
+        *,
+        unproven_after: float,
+    ) -> None:
+        self._limit = limits.max_inbound_streams_negotiating
+        self._protocols = protocols
+        self._background = background
+        self._places = Places[Stream](
+            limits.max_streams_negotiating_total, unproven_after=unproven_after
+        )
+        self.negotiating: dict[int, int] = {}
+        """How many are without a protocol, by the serial of their connection."""
+
+    def take(self, stream: Stream) -> None:
+        """A peer has opened a stream."""
+        serial = stream.connection.serial
+        count = self.negotiating.get(serial, 0)
+        if count >= self._limit:
+            stream.reset("too many streams without a protocol")
+            return
+        source, now = stream.connection.source, trio.current_time()
+        dropped = self._places.enter(stream, source, now)
+        for other in [stream] if dropped is None else dropped:
+            other.reset("too many streams without a protocol")
+        if dropped is None:
+            return
+        self.negotiating[serial] = count + 1
+
+        def negotiated() -> None:
+            self._places.leave(stream)
+            left = self.negotiating.pop(serial, 1) - 1
+            if left > 0:
+                self.negotiating[serial] = left
+
+        self._background.require_nursery().start_soon(self._protocols.serve, stream, negotiated)
+
+    def forget(self, connection: Connection) -> None:
+        """The connection is gone."""
+        self.negotiating.pop(connection.serial, None)
