@@ -28,6 +28,8 @@ _SLACK = 1.0
 """Seconds that a peer's clock may be ahead: it is grafted so much later than allowed."""
 _CONNECTS = 32
 """Peers named by others that are connected to in a heartbeat."""
+_FLOODED = 1024 * 1024
+"""Bytes that one's own message may cost to be sent to everybody, and not to the mesh alone."""
 
 
 class Mesh:
@@ -123,6 +125,27 @@ class Mesh:
         """A peer has subscribed: a mesh that is too small does not wait for the heartbeat."""
         if topic.subscribed and len(topic.mesh) < self._config.low and self._may(peer, topic, now):
             self._graft([peer], topic, now, out)
+
+    # --- messages ---
+
+    def recipients(self, topic: TopicState, size: int) -> tuple[PeerId, ...]:
+        """To whom a message of this node's goes, of so many bytes."""
+        threshold = self._limits.publish_threshold
+        config = self._config
+        if config.flood_publish and size * len(topic.peers) <= _FLOODED:
+            return tuple(peer.peer_id for peer in topic.peers.values() if peer.score >= threshold)
+        chosen = topic.mesh if topic.subscribed else topic.fanout
+        if len(chosen) < config.size:
+            others = [
+                peer
+                for peer in topic.peers.values()
+                if peer.peer_id not in chosen and peer.score >= threshold
+            ]
+            more = self._rng.sample(others, min(len(others), config.size - len(chosen)))
+            if not topic.subscribed:
+                topic.fanout.update((peer.peer_id, peer) for peer in more)
+            return (*chosen, *(peer.peer_id for peer in more if peer.peer_id not in chosen))
+        return tuple(chosen)
 
     # --- the heartbeat ---
 

@@ -17,7 +17,6 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from itertools import islice
 
 from lattica.dht.pb import pubsub_pb2 as pb
 from lattica.dht.topics.config import TopicsConfig
@@ -30,14 +29,14 @@ from lattica.dht.topics.core.actions import (
     Unsubscribed,
     Validate,
 )
-from lattica.dht.topics.core.history import Asked, Entry, History, Seen
+from lattica.dht.topics.core.gossip import Gossip
+from lattica.dht.topics.core.history import Entry, Seen
 from lattica.dht.topics.core.mesh import Mesh, RecordOf
 from lattica.dht.topics.core.peer import PeerState, TopicState, Version
 from lattica.dht.topics.core.scores import Scores
 from lattica.dht.topics.messages import (
     MAX_DATA,
     Control,
-    Ihave,
     Rpc,
     check_topic,
     decode_rpc,
@@ -59,18 +58,12 @@ from lattica.nat.base.keys.peer_id import PeerId
 SAMPLE = 16
 VOUCHED = 32
 """Messages that an author has to have signed rightly before not all of them are checked."""
-_FLOODED = 1024 * 1024
-"""Bytes that one's own message may cost to be sent to everybody, and not to the mesh alone."""
 UNCERTAIN = 30.0
 """Seconds before a connection is known to be lost in which what was sent may not have arrived."""
 _PENDING = 1024
 """Messages that are with validators, of all topics."""
 _LOST = 1024
 """Peers whose connection was lost, of which it is remembered when."""
-_FLOOD = 10
-"""So many times the IHAVEs that are read in a heartbeat are a flood."""
-_FLEETING = 1.5
-"""Seconds for which messages of a fleeting topic are told of: a heartbeat, and a little more."""
 _REFUSED = 8.0
 """What a message that is refused has cost, in frames that carry nothing."""
 _MALFORMED = 5.0
@@ -145,8 +138,7 @@ class Router:
         self.scores = Scores(config.score, self.topics)
         self._mesh = Mesh(config, self.scores, rng, record_of, self._is_known)
         self._seen = Seen(config.gossip)
-        self._history = History(config.gossip)
-        self._asked = Asked(config.gossip)
+        self._gossip = Gossip(config, self.scores, rng, signing, self._authors, self._seen)
         self._pending: dict[bytes, _Pending] = {}
         self._lost: OrderedDict[PeerId, tuple[float, frozenset[str]]] = OrderedDict()
 
@@ -184,7 +176,7 @@ class Router:
             self._mesh.gone(peer, topic, now)
             if topic.peers.pop(peer_id, None) is not None:
                 out.append(Unsubscribed(name, peer_id))
-        self._asked.forgive(peer_id)
+        self._gossip.asked.forgive(peer_id)
         self.scores.remove(peer, now)
         self._lost.pop(peer_id, None)
         self._lost[peer_id] = (now, frozenset(peer.topics & self.topics.keys()))
@@ -259,35 +251,17 @@ class Router:
         self._seqno += 1
         message_id = self._key + self._seqno.to_bytes(SEQNO, "big")
         rpc = encode_publish(self._signing.sign(topic.raw, data, self._seqno))
-        targets = self._recipients(topic, len(rpc), now)
+        targets = self._mesh.recipients(topic, len(rpc))
         topic.published_at = now
         self._seen.add(message_id, now)
         entry = Entry(message_id, name, self._key, rpc, now, True, True, len(targets))
-        self._history.put(entry)
+        self._gossip.history.put(entry)
         self.counters.published += 1
         return len(targets), [Forward(targets, rpc, True)] if targets else []
 
-    def recipients(self, name: str, size: int, now: float) -> tuple[PeerId, ...]:
+    def recipients(self, name: str, size: int) -> tuple[PeerId, ...]:
         """To whom a message of so many bytes would go if it were published now."""
-        return self._recipients(self.topic(name), size, now)
-
-    def _recipients(self, topic: TopicState, size: int, now: float) -> tuple[PeerId, ...]:
-        threshold = self.config.score.publish_threshold
-        mesh = self.config.mesh
-        if mesh.flood_publish and size * len(topic.peers) <= _FLOODED:
-            return tuple(peer.peer_id for peer in topic.peers.values() if peer.score >= threshold)
-        chosen = topic.mesh if topic.subscribed else topic.fanout
-        if len(chosen) < mesh.size:
-            others = [
-                peer
-                for peer in topic.peers.values()
-                if peer.peer_id not in chosen and peer.score >= threshold
-            ]
-            more = self._rng.sample(others, min(len(others), mesh.size - len(chosen)))
-            if not topic.subscribed:
-                topic.fanout.update((peer.peer_id, peer) for peer in more)
-            return (*chosen, *(peer.peer_id for peer in more if peer.peer_id not in chosen))
-        return tuple(chosen)
+        return self._mesh.recipients(self.topic(name), size)
 
     def offer_missed(self, peer_id: PeerId, since: float, now: float) -> list[Action]:
         """A peer took nothing since then, and does now: tell it what it has missed."""
@@ -295,35 +269,8 @@ class Router:
         out: list[Action] = []
         if peer is not None:
             for name in peer.topics & self.topics.keys():
-                self._offer(peer, self.topics[name], since, out)
+                self._gossip.offer(peer, self.topics[name], since, out)
         return out
-
-    def _offer(self, peer: PeerState, topic: TopicState, since: float, out: list[Action]) -> None:
-        """What has come since then, and of our own whatever nobody has been sent."""
-        if peer.score < self.config.score.gossip_threshold:
-            return
-        ids = []
-        for entry in self._history.latest(topic.name, 0.0):
-            mine = entry.own and not entry.taken
-            missed = entry.at >= since and not topic.fleeting
-            if (missed or mine) and entry.source != peer.key and self._vouch(entry):
-                entry.taken += mine
-                ids.append(entry.id)
-                if len(ids) >= self.config.gossip.ids:
-                    break
-        if ids:
-            ihave = Ihave(topic.name, tuple(reversed(ids)))
-            out.append(Send(peer.peer_id, encode_control(Control(ihave=(ihave,)))))
-
-    def _vouch(self, entry: Entry) -> bool:
-        """Whether a message may be offered; one that is badly signed is dropped."""
-        if not entry.verified:
-            via = self._authors.get(entry.source)
-            claimed = read_message(decode_rpc(entry.rpc).publish[0], via, self._authors)
-            entry.verified = self._signing.verify(claimed)
-            if not entry.verified:
-                self._history.drop(entry)
-        return entry.verified
 
     # --- what peers send ---
 
@@ -375,7 +322,7 @@ class Router:
         self._mesh.appeared(peer, topic, now, out)
         lost_at, names = self._lost.get(peer.peer_id, (now, frozenset()))
         since = lost_at - UNCERTAIN if name in names else now
-        self._offer(peer, topic, since, out)
+        self._gossip.offer(peer, topic, since, out)
 
     def _messages(
         self, peer: PeerState, messages: Iterable[pb.Message], now: float, out: list[Action]
@@ -406,8 +353,8 @@ class Router:
                 if claimed.message.source == peer.peer_id:
                     peer.vouched += 1
             self._seen.add(claimed.id, now)
-            if self._asked:
-                self._asked.came(claimed.id)
+            if self._gossip.asked:
+                self._gossip.asked.came(claimed.id)
             if len(claimed.message.data) >= size and len(topic.mesh) > 1:
                 arrived.setdefault(topic.name, []).append(claimed.id)
             if not topic.validating:
@@ -456,7 +403,7 @@ class Router:
             break
         rpc = frame_of(claimed)
         source = claimed.message.source.to_bytes()
-        self._history.put(Entry(claimed.id, topic.name, source, rpc, now, False, verified))
+        self._gossip.history.put(Entry(claimed.id, topic.name, source, rpc, now, False, verified))
         if targets:
             out.append(Forward(tuple(peer.peer_id for peer in targets), rpc, False))
         self.counters.delivered += 1
@@ -503,11 +450,7 @@ class Router:
     # --- control messages ---
 
     def _control(self, peer: PeerState, control: Control, now: float, out: list[Action]) -> None:
-        listened = peer.score >= self.config.score.gossip_threshold
-        if control.ihave and listened:
-            self._ihave(peer, control.ihave, now, out)
-        if control.iwant and listened:
-            self._iwant(peer, control.iwant, out)
+        self._gossip.receive(peer, control, self.topics, now, out)
         if control.graft:
             # A GRAFT of a topic that is not ours has no answer: it costs nothing.
             names = dict.fromkeys(control.graft)
@@ -520,93 +463,17 @@ class Router:
             topic = self.topics.get(prune.topic)
             if topic is not None:
                 self._mesh.pruned(peer, topic, prune, now, out)
-        if control.idontwant:
-            room = self.config.gossip.idontwants - peer.idontwants
-            taken = control.idontwant[: max(0, room)]
-            peer.idontwants += len(taken)
-            peer.unwanted.update(dict.fromkeys(taken))
-
-    def _ihave(
-        self, peer: PeerState, ihaves: Iterable[Ihave], now: float, out: list[Action]
-    ) -> None:
-        gossip = self.config.gossip
-        wanted: dict[bytes, None] = {}
-        peer.ihaves += 1
-        if peer.ihaves > gossip.ihaves:
-            # One for each topic may come at once after a connection was lost, but no flood of them.
-            if peer.ihaves > _FLOOD * gossip.ihaves:
-                self.scores.breach(peer, 0.2, now)
-            return
-        for ihave in ihaves:
-            topic = self.topics.get(ihave.topic)
-            if topic is None or not topic.subscribed:
-                continue
-            for message_id in ihave.ids:
-                if message_id not in self._seen and self._asked.is_due(message_id, now):
-                    wanted[message_id] = None
-        ids = list(islice(wanted, max(0, gossip.ids - peer.asked)))
-        if ids:
-            peer.asked += len(ids)
-            self._asked.ask(peer.peer_id, ids, self._rng.choice(ids), now)
-            out.append(Send(peer.peer_id, encode_control(Control(iwant=tuple(ids)))))
-
-    def _iwant(self, peer: PeerState, ids: Iterable[bytes], out: list[Action]) -> None:
-        gossip = self.config.gossip
-        for message_id in dict.fromkeys(islice(ids, gossip.ids)):
-            entry = self._history.get(message_id)
-            if entry is None or not peer.wants(message_id) or not self._vouch(entry):
-                continue
-            sent = entry.sent.get(peer.peer_id, 0)
-            if sent >= gossip.retransmissions:
-                continue
-            if peer.answered + len(entry.rpc) > gossip.answer_bytes:
-                return
-            peer.answered += len(entry.rpc)
-            entry.sent[peer.peer_id] = sent + 1
-            out.append(Forward((peer.peer_id,), entry.rpc, entry.own))
 
     # --- time ---
 
     def heartbeat(self, now: float) -> list[Action]:
         """To be called every `MeshConfig.heartbeat` seconds."""
         out: list[Action] = []
-        for peer_id in self._asked.broken(now):
-            peer = self.peers.get(peer_id)
-            if peer is not None:
-                self.scores.breach(peer, 1.0, now)
-        for peer in self.peers.values():
-            peer.ihaves = peer.asked = peer.idontwants = peer.answered = 0
-            if peer.unwanted or peer.unwanted_before:
-                peer.unwanted_before, peer.unwanted = peer.unwanted, {}
+        self._gossip.settle(self.peers, now)
         self.scores.decay(self.peers.values(), now)
-        self._history.expire(now)
         self._mesh.heartbeat(self.topics.values(), now, out)
-        for topic in self.topics.values():
-            self._gossip(topic, now, out)
+        self._gossip.heartbeat(self.topics.values(), now, out)
         return out
-
-    def _gossip(self, topic: TopicState, now: float, out: list[Action]) -> None:
-        """Tell some peers outside the mesh what has come lately."""
-        gossip = self.config.gossip
-        threshold = self.config.score.gossip_threshold
-        chosen = topic.mesh if topic.subscribed else topic.fanout
-        others = [
-            peer
-            for peer_id, peer in topic.peers.items()
-            if peer_id not in chosen and peer.score >= threshold
-        ]
-        if not others:
-            return
-        window = min(gossip.window, _FLEETING) if topic.fleeting else gossip.window
-        recent = self._history.latest(topic.name, now - window)
-        ids = [entry.id for entry in islice(recent, 4 * gossip.ids) if self._vouch(entry)]
-        if not ids:
-            return
-        count = min(len(others), max(gossip.lazy, int(gossip.factor * len(others))))
-        for peer in self._rng.sample(others, count):
-            told = ids if len(ids) <= gossip.ids else self._rng.sample(ids, gossip.ids)
-            ihave = Ihave(topic.name, tuple(told))
-            out.append(Send(peer.peer_id, encode_control(Control(ihave=(ihave,)))))
 
 
 def _cost(rpc: Rpc) -> float:

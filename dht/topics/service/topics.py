@@ -221,7 +221,7 @@ class Topics:
     def _is_held_up(self, name: str, size: int) -> bool:
         """Whether somebody is waited for who would be sent the message."""
         now = trio.current_time()
-        peers = self._router.recipients(name, size, now)
+        peers = self._router.recipients(name, size)
         links = [link for peer_id in peers if (link := self._links.get(peer_id)) is not None]
         full = [link for link in links if link in self._full]
         for link in full:

@@ -498,8 +498,8 @@ def test_the_history_is_bounded_in_bytes():
     one, _ = line(net, 2)
     for _ in range(100):
         net.publish(one, bytes(1000))
-    assert one.router._history.size <= 50_000
-    assert 40 <= len(one.router._history) <= 50
+    assert one.router._gossip.history.size <= 50_000
+    assert 40 <= len(one.router._gossip.history) <= 50
 
 
 def test_the_seen_cache_is_bounded_and_remembers_the_latest():
