@@ -161,7 +161,7 @@ class DataLink:
                 except StreamResetError:
                     pass  # it may have answered before it had read everything
                 message = await data.receive(out)
-                over = message is not None and not message.is_last
+                over = message is not None and message.ends_call and not message.is_last
                 return result_of(message, may_have_run=sent)
             except LatticaError as error:
                 if isinstance(error, RpcError):
@@ -186,23 +186,24 @@ def result_of(message: Message | None, *, may_have_run: bool = True) -> Any:
     """The value of the last message of a call; raises its error."""
     if message is None:
         raise lost(RemoteProtocolError("the stream ended before the call did"), may_have_run=True)
-    if message.kind is Kind.ERROR:
-        value = message.value
-        if type(value) is not list or len(value) != 3:
-            raise lost(RemoteProtocolError("RPC: an error has three parts"))
-        try:
-            error = error_from(*value)
-        except RemoteProtocolError as breach:
-            raise lost(breach) from None
-        try:
-            raise error
-        finally:
-            del error  # it leads to this frame
     if message.kind is not Kind.RESULT:
-        raise lost(RemoteProtocolError(f"RPC: {message.kind.name} in place of a result"))
+        raise error_in(message, "a result")
     if message.refusal is not None:
         raise InternalError(f"the result: {message.refusal}")
     return message.value
+
+
+def error_in(message: Message, expected: str) -> RpcError:
+    """The error that a message tells, or is."""
+    if message.kind is not Kind.ERROR:
+        return lost(RemoteProtocolError(f"RPC: {message.kind.name} in place of {expected}"))
+    value = message.value
+    if type(value) is not list or len(value) != 3:
+        return lost(RemoteProtocolError("RPC: an error has three parts"))
+    try:
+        return error_from(*value)
+    except RemoteProtocolError as breach:
+        return lost(breach)
 
 
 def lost(error: LatticaError, *, may_have_run: bool = True) -> RpcError:

@@ -11,7 +11,7 @@ import trio
 
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError, StreamResetError
 from lattica.nat.base.foreign_code import settle
-from lattica.rpc.client.data import DataLink, lost, result_of
+from lattica.rpc.client.data import DataLink, error_in, lost, result_of
 from lattica.rpc.data_plane.data_stream import DataStream, Message
 from lattica.rpc.encoding.encoder import Encoded
 from lattica.rpc.errors import (
@@ -74,11 +74,15 @@ class ResponseStream:
         if message is None:
             raise StopAsyncIteration
         if message.kind is Kind.END:
-            self._finish(message)
+            self._finish(message, StatusCode.OK)
             raise StopAsyncIteration
         if message.kind is not Kind.ITEM:
-            self._finish(message)
-            return result_of(message)
+            error = error_in(message, "an item")
+            self._finish(message, error.code)
+            try:
+                raise error
+            finally:
+                del error  # it leads to this frame
         if message.refusal is not None:
             self._drop()
             raise InternalError(f"an item: {message.refusal}")
@@ -87,9 +91,13 @@ class ResponseStream:
     async def result(self) -> Any:
         """The one result of a call whose requests are streamed."""
         message = await self._next()
-        if message is not None:
-            self._finish(message)
-        return result_of(message)
+        try:
+            result = result_of(message)
+        except RpcError as error:
+            self._finish(message, error.code)
+            raise
+        self._finish(message, StatusCode.OK)
+        return result
 
     async def _next(self) -> Message | None:
         if self._ended:
@@ -164,17 +172,14 @@ class ResponseStream:
         if self._data is not None:
             self._data.stream.reset("the iterator of requests failed", code=StatusCode.CANCELLED)
 
-    def _finish(self, message: Message) -> None:
-        """The server has said its last word."""
-        code = StatusCode.OK
-        if message.kind is Kind.ERROR and type(message.value) is list and message.value:
-            code = message.value[0]
+    def _finish(self, message: Message | None, code: StatusCode) -> None:
+        """The server has said its last word, or something else than it may."""
         self._count(code)
         self._ended = True
         data, self._data = self._data, None
         if data is None or self._link is None:
             return
-        if self._sent and not message.is_last:
+        if self._sent and message is not None and message.ends_call and not message.is_last:
             self._link.give_back(data)
         else:
             if self._sending is not None:

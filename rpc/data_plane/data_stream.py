@@ -64,6 +64,11 @@ class Message:
     is_admitted: bool = False
     """Its head has been looked at before anything was made of the rest."""
 
+    @property
+    def ends_call(self) -> bool:
+        """It is a server's last word in a call."""
+        return self.kind in (Kind.RESULT, Kind.ERROR, Kind.END)
+
 
 class DataStream:
     """Sends and receives messages; one task may do the one while another does the other.

@@ -38,6 +38,7 @@ from lattica.rpc.protocol.frames import (
 )
 from lattica.rpc.protocol.server_core import MANY, Cancel, Hello, Request, ServerCore
 from lattica.rpc.server.crew import Crew, Worker
+from lattica.rpc.server.deadlines import AT_ONCE
 from lattica.rpc.server.methods import ServedMethod
 
 if TYPE_CHECKING:
@@ -50,8 +51,6 @@ _MAX_SESSIONS: Final = 8
 """Sessions of one peer: a program has one, and may have been restarted."""
 _FETCH_WINDOW: Final = 30.0
 """Seconds that a large result is kept for its caller to fetch."""
-_STOPPED_AT_ONCE: Final = 32
-"""Calls that are given up in one pass of the event loop."""
 _FEW: Final = 8
 """Requests that are taken at once where their answers are large, or may be."""
 _MAX_KEPT: Final = 8 * MIB
@@ -135,6 +134,10 @@ class Session:
         """Where the caller was when the session began."""
         self.is_broken = False
         """The caller has broken the protocol: the session cannot go on."""
+        self.lost_at = 0.0
+        """When it has lost its last stream."""
+        self.is_watched = False
+        """Somebody waits for it to have been without a stream for too long."""
         self._has_room = True
         self._crew: Crew[Job] | None = None
         self._waiting: dict[int, Worker[Job]] = {}
@@ -195,6 +198,7 @@ class Session:
     def detach(self) -> None:
         """Be on no stream; answers are kept for the next."""
         self.stream = None
+        self.lost_at = trio.current_time()
         self.core.detach()
         self.caller.wake()
 
@@ -431,10 +435,11 @@ class Session:
     def _waits(self, job: Job, worker: Worker[Job]) -> None:
         self._waiting[job.request.id] = worker
         self._count(1)
-        worker.scope.deadline = job.deadline
+        self.server.deadlines.add(worker.scope, job.deadline)
 
     def _waits_no_more(self, call: int) -> None:
-        if self._waiting.pop(call, None) is not None:
+        if (worker := self._waiting.pop(call, None)) is not None:
+            self.server.deadlines.forget(worker.scope)
             self._count(-1)
             self.server.control.forget_idle(self.peer)
 
@@ -510,7 +515,7 @@ async def _stop_all(workers: list[Worker[Job]]) -> None:
     for number, worker in enumerate(workers):
         if worker.job is not None:
             worker.stop()
-        if number % _STOPPED_AT_ONCE == _STOPPED_AT_ONCE - 1:
+        if number % AT_ONCE == AT_ONCE - 1:
             await trio.lowlevel.checkpoint()
 
 
@@ -553,8 +558,12 @@ class ControlPlane:
             raise
         if ended or session.is_broken:
             self._end(key)
-        elif session.stream is None and self.sessions.get(key) is session:
+        elif self._is_lost(key, session) and not session.is_watched:
+            session.is_watched = True
             self._server.tasks.start_soon(self._expire, key, session)
+
+    def _is_lost(self, key: tuple[PeerId, bytes], session: Session) -> bool:
+        return session.stream is None and self.sessions.get(key) is session
 
     def _make_room(self, peer: PeerId) -> bool:
         """Whether there is room for another session of the peer."""
@@ -568,11 +577,14 @@ class ControlPlane:
         return False
 
     async def _expire(self, key: tuple[PeerId, bytes], session: Session) -> None:
-        """End a session that stays without a stream."""
-        end = trio.current_time() + self._server.config.resume_window
-        await trio.sleep_until(end)
-        if session.stream is None and self.sessions.get(key) is session:
-            self._end(key)
+        """End a session that stays without a stream. Each loss has the whole time."""
+        window = self._server.config.resume_window
+        while self._is_lost(key, session):
+            if trio.current_time() >= session.lost_at + window:
+                self._end(key)
+                return
+            await trio.sleep_until(session.lost_at + window)
+        session.is_watched = False
 
     def _end(self, key: tuple[PeerId, bytes]) -> None:
         session = self.sessions.pop(key, None)

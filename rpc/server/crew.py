@@ -54,7 +54,7 @@ class Crew(Generic[T]):
         read: waits for more jobs and returns them; None when there will be none.
         run: starts a job: a coroutine that does it; None if there is nothing to wait for.
         waits: told of a job that is about to wait for the first time, with its worker, whose scope
-            may be given a deadline.
+            may be cancelled while it does.
         cut_off: told of a job whose worker was cancelled.
         failed: told of a job that has raised an Exception, which costs that job and nothing else.
     """
@@ -122,7 +122,6 @@ class Crew(Generic[T]):
                             self._failed(job, defect)
                         if worker.job is not None:  # somebody else leads
                             worker.job = None
-                            worker.scope.deadline = float("inf")
                             if worker.stopped or worker.scope.cancel_called:
                                 return
                             job = work = more = None  # what came need not stay meanwhile

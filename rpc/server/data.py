@@ -187,7 +187,8 @@ class DataPlane:
         code: int = StatusCode.CANCELLED
         method.counters.active += 1
         try:
-            with trio.CancelScope(deadline=deadline) as scope:
+            with trio.CancelScope() as scope:
+                server.deadlines.add(scope, deadline)
                 try:
                     await self._run(data, head, method, message, requests, deadline)
                     code = StatusCode.OK
@@ -208,6 +209,7 @@ class DataPlane:
                 stream.reset(code=code)
                 return False
         finally:
+            server.deadlines.forget(scope)
             method.counters.ended(code, time.perf_counter() - start)
             if span is not None:
                 span.code = code

@@ -31,6 +31,7 @@ from lattica.rpc.protocol.frames import CONTROL
 from lattica.rpc.protocol.messages import DATA
 from lattica.rpc.server.control import ControlPlane
 from lattica.rpc.server.data import DataPlane
+from lattica.rpc.server.deadlines import Deadlines
 from lattica.rpc.server.methods import Authorize, ServedMethod
 from lattica.rpc.server.threads import HandlerThreads
 from lattica.rpc.server.workers import Workers
@@ -76,6 +77,7 @@ class Server:
         """Calls under way by network, over both planes."""
         self.going_away = False
         self._progress = trio.Event()
+        self.deadlines = Deadlines(tasks)
         self.threads = HandlerThreads(Workers(tasks), config.max_threads)
         self.lend: Lend | None = None
         """Lends buffers to callers."""

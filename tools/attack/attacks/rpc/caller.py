@@ -151,14 +151,15 @@ async def make_calls(stream: Stream, requests: Iterable[bytes]) -> None:
     """Send requests, and take the answers and say so, as clients do."""
     lock = trio.Lock()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_acknowledge, stream, lock)
+        nursery.start_soon(acknowledge, stream, lock)
         for batch in batches(requests):
             async with lock:
                 await send(stream, batch)
         await trio.sleep_forever()
 
 
-async def _acknowledge(stream: Stream, lock: trio.Lock) -> None:
+async def acknowledge(stream: Stream, lock: trio.Lock) -> None:
+    """Take answers, and say so as clients do."""
     reader = LengthPrefixed(MAX_FRAME)
     answers = said = 0
     while data := await stream.receive_some():

@@ -19,6 +19,7 @@ from lattica.rpc import (
     DeadlineExceededError,
     ResourceExhaustedError,
     RpcConfig,
+    RpcError,
     StatusCode,
     UnavailableError,
     UnknownError,
@@ -326,6 +327,42 @@ async def test_an_error_on_the_data_plane_with_a_fact_that_is_none() -> None:
             stub = client.stub(server.peer_id, Workshop)
             with pytest.raises(UnavailableError, match="are texts"):
                 await stub.echo(bytes(200_000))
+
+
+def _error(code: object) -> bytes:
+    skeleton = bytes(msgpack.packb([code, "odd", {}]))
+    return bytes(encode_prefix(MessageKind.ERROR, len(skeleton), ())) + skeleton
+
+
+BAD_ENDS: dict[str, tuple[bytes, str]] = {
+    "a code that cannot be counted": (_error([]), "an error is a code"),
+    "a code that is a text": (_error("x"), "an error is a code"),
+    "a result": (encode_prefix(MessageKind.RESULT, 1, ()) + b"\x01", "in place of an item"),
+    "a call": (encode_prefix(MessageKind.CALL, 1, ()) + b"\x01", "in place of an item"),
+    "a code of its own": (_error(2**40), "odd"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ENDS)
+async def test_a_stream_of_items_that_ends_otherwise(case: str) -> None:
+    said, match = BAD_ENDS[case]
+    async with memory_net() as net:
+        server, host = net.host(), net.host()
+
+        async def answer(stream: Stream) -> None:
+            await stream.receive_some()
+            await stream.send_all(said)
+            await stream.receive_some()
+
+        server.handle(DATA, answer, owner="test")
+        async with open_rpc(host) as client:
+            stub = client.stub(server.peer_id, Workshop)
+            with trio.fail_after(30), pytest.raises(RpcError, match=match):
+                async for _ in stub.numbers(3):
+                    pass
+            (counted,) = [each for each in client.statistics().methods if "numbers" in each.method]
+            assert not counted.active
+            assert [*counted.codes] == ["UNKNOWN" if match == "odd" else "UNAVAILABLE"]
 
 
 async def test_handlers_that_fail_often_write_few_lines(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from itertools import pairwise
 
 import msgpack
 import pytest
@@ -12,7 +13,7 @@ from trio.testing import MockClock
 from lattica.errors import StreamResetError
 from lattica.nat.base.wire import LengthPrefixed
 from lattica.nat.mux.stream import Stream
-from lattica.rpc import with_options
+from lattica.rpc import StatusCode, with_options
 from lattica.rpc.config import CONTROL_BODY, RpcConfig
 from lattica.rpc.encoding.encoder import Encoded
 from lattica.rpc.protocol.frames import (
@@ -27,6 +28,7 @@ from lattica.rpc.protocol.messages import DATA, encode_call, encode_fetch, encod
 from lattica.rpc.protocol.messages import Kind as DataKind
 from lattica.rpc.protocol.server_core import MANY
 from lattica.rpc.server import control
+from lattica.rpc.server.deadlines import AT_ONCE
 from tests.support.rpc.pair import Pair, rpc_pair
 
 COUNT = b"\xaeWorkshop.count"
@@ -268,3 +270,62 @@ async def test_small_calls_go_on_while_a_large_result_is_being_fetched(
         await trio.sleep(61)
         assert session.caller.unfetched == session.caller.under_way == 0
         assert pair.server.statistics().receive_memory == 0
+
+
+class _Passes(trio.abc.Instrument):
+    """How many calls wait, at the end of each pass of the event loop."""
+
+    def __init__(self, pair: Pair) -> None:
+        self._pair = pair
+        self.waiting: list[int] = []
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.waiting.append(sum(len(each._waiting) for each in _sessions(self._pair)))
+
+
+async def test_calls_that_end_at_the_same_moment_are_given_up_in_turns(
+    autojump_clock: MockClock,
+) -> None:
+    calls = range(500)
+    arguments = b"\x91" + msgpack.packb(3600)
+    waits = b"".join(encode_request(call, WAIT, arguments, timeout_ms=5000) for call in calls)
+    async with rpc_pair() as pair:
+        stream = await flood(pair, waits)
+        await trio.sleep(1)
+        passes = _Passes(pair)
+        trio.lowlevel.add_instrument(passes)
+        start = trio.current_time()
+        found = await answers(stream, len(calls))
+        trio.lowlevel.remove_instrument(passes)
+        assert trio.current_time() - start == pytest.approx(4, abs=0.1)
+        assert {each[2] for each in found} == {StatusCode.DEADLINE_EXCEEDED}
+        assert passes.waiting[0] == len(calls)
+        assert max(a - b for a, b in pairwise(passes.waiting)) <= 2 * AT_ONCE
+
+
+async def test_deadlines_of_calls_that_have_ended_are_forgotten() -> None:
+    async with rpc_pair() as pair:
+        for _ in range(3000):
+            assert await pair.stub.wait(0) == "waited"
+        deadlines = pair.server._server.deadlines
+        assert not deadlines._ends
+        assert len(deadlines._heap) <= 1100
+
+
+async def test_a_session_and_its_results_are_its_callers_alone() -> None:
+    async with rpc_pair() as pair:
+        call = 0
+        stream = await flood(pair, requests(ZEROS, 100_000, range(call, call + 1)))
+        assert await answers(stream, 1) == [[Kind.ELSEWHERE, call]]
+        other = pair.net.host()
+        thief = await other.open_stream(pair.server_host.peer_id, CONTROL)
+        await thief.send_all(encode_hello(bytes(16), 0, 2))
+        welcome = msgpack.unpackb(LengthPrefixed(MAX_FRAME).feed(await thief.receive_some())[0])
+        assert welcome[-1] is None, "the session is not known to be anybody else's"
+        thief = await other.open_stream(pair.server_host.peer_id, DATA)
+        await thief.send_all(encode_fetch(bytes(16), call))
+        assert (await thief.receive_some())[0] == DataKind.ERROR
+        # Who has it can fetch it still.
+        stream = await pair.client_host.open_stream(pair.server_host.peer_id, DATA)
+        await stream.send_all(encode_fetch(bytes(16), call))
+        assert (await stream.receive_some())[0] == DataKind.RESULT

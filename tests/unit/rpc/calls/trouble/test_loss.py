@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgpack
 import pytest
 import trio
 
+from lattica.nat.base.wire import LengthPrefixed
 from lattica.rpc import (
     Rpc,
     RpcConfig,
@@ -14,6 +16,7 @@ from lattica.rpc import (
     open_rpc,
     with_options,
 )
+from lattica.rpc.protocol.frames import CONTROL, MAX_FRAME, encode_hello
 from tests.support.doubles.memory_host import memory_net
 from tests.support.rpc.pair import rpc_pair
 from tests.support.rpc.services import Workshop
@@ -107,6 +110,29 @@ async def test_a_call_that_may_have_run_before_a_restart_is_not_made_again(
             assert failed[0].may_have_run
             assert await stub.shout("b") == "B"
         await first.aclose()
+
+
+async def test_each_loss_of_a_stream_has_the_whole_window(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    window = RpcConfig().resume_window
+    async with rpc_pair() as pair:
+
+        async def knows(number: int) -> bool:
+            """Whether the session is known on its next stream, which is lost again."""
+            stream = await pair.client_host.open_stream(pair.server_host.peer_id, CONTROL)
+            await stream.send_all(encode_hello(bytes(16), 0, number))
+            (frame,) = LengthPrefixed(MAX_FRAME).feed(await stream.receive_some())
+            stream.reset("lost")
+            return msgpack.unpackb(frame)[-1] is not None
+
+        assert await knows(1)
+        for number in range(2, 6):
+            await trio.sleep(0.7 * window)
+            assert await knows(number)
+        await trio.sleep(1.1 * window)
+        assert not await knows(6)
+        assert not pair.server.statistics().sessions
 
 
 async def test_calls_under_way_finish_at_shutdown(autojump_clock: trio.testing.MockClock) -> None:
