@@ -374,6 +374,7 @@ async def test_a_better_path_gets_a_new_stream_and_nothing_is_lost(autojump_cloc
         topic = one.topics.topic(TOPIC)
         async with two.topics.topic(TOPIC).subscribe() as messages:
             await topic.wait_peers()
+            await trio.sleep(1)  # its stream has come
             (before,) = two.topics._links[one.host.peer_id].inbound
             for number in range(20):
                 await topic.publish(bytes([number]))
