@@ -63,7 +63,7 @@ async def test_a_later_value_replaces_the_one_before_and_expires():
         a, b, _ = network.nodes
         first = second = None
         for value in (1, 2):
-            await a.dht.put(f"/p2p/{a.peer_id}/state", value, ttl=2.0)
+            await a.dht.put(f"/p2p/{a.peer_id}/state", value, ttl=5.0)
             first, second = second, await b.dht.get(f"/p2p/{a.peer_id}/state")
         assert first is not None
         assert second is not None
