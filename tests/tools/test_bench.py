@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
-import socket
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +17,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.nets.nets import unused_port
 from tools.bench import cases, runner, venvs
 from tools.bench.__main__ import with_references
 from tools.bench.children import BenchError, UnsupportedError, parse_event, start
@@ -561,9 +561,7 @@ def test_the_proxy_carries_bytes_and_ends_both_ways():
 
 
 def test_the_proxy_refuses_when_its_target_is_gone():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        gone = probe.getsockname()
+    gone = "127.0.0.1", unused_port()
 
     async def main():
         listener = delay_proxy.listen()

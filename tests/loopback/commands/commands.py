@@ -6,7 +6,6 @@ import filecmp
 import json
 import os
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -59,13 +58,6 @@ def environment(data_dir: Path) -> dict[str, str]:
         "LATTICA_DATA_DIR": str(data_dir),
         "LATTICA_NAT__PORT_MAPPING__ENABLED": "false",
     }
-
-
-def free_port() -> int:
-    """A TCP port of loopback that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Running:

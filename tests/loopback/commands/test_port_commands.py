@@ -19,9 +19,9 @@ from tests.loopback.commands.commands import (
     LISTEN,
     TIMEOUT,
     environment,
-    free_port,
     running,
 )
+from tests.support.nets.nets import unused_port
 
 
 def all_of(client: socket.socket) -> bytes:
@@ -64,7 +64,7 @@ def port_of(local: str) -> int:
 
 def test_the_printed_command_works_and_outlives_a_kill(tmp_path: Path) -> None:
     with shouting() as port:
-        listen = f"/ip4/127.0.0.1/tcp/{free_port()}"
+        listen = f"/ip4/127.0.0.1/tcp/{unused_port()}"
         expose = ("expose", f"web={port}", f"db={port}", "--listen", listen)
         with running(tmp_path / "a", *expose) as exposing:
             ready = exposing.said("ready")
@@ -104,7 +104,7 @@ def test_only_the_peer_that_is_named(tmp_path: Path) -> None:
         assert ready["key"] is None
         assert "--key" not in ready["command"]
         command = shlex.split(ready["command"])[1:]
-        local = free_port()
+        local = unused_port()
         more = ("--local", str(local), "--listen", LISTEN)
         with running(tmp_path / "b", *command, *more) as forwarding:
             forwarding.said("ready")

@@ -27,6 +27,7 @@ from lattica.content import events
 from lattica.content.events import Progress
 from lattica.facades.streams.blocking import BlockingStream
 from lattica.nat.config import SwarmConfig
+from tests.support.nets.nets import unused_port
 from tests.support.pairs.connected import connected
 
 GUIDES = Path(__file__).parents[3] / "docs" / "guides"
@@ -171,10 +172,7 @@ def child() -> Iterator[Callable[[], None]]:
 def test_a_forked_child_keeps_neither_port_nor_connection(
     form: str, child: Callable[[], None]
 ) -> None:
-    kind = socket.SOCK_DGRAM if "udp" in form else socket.SOCK_STREAM
-    with socket.socket(type=kind) as free:
-        free.bind(("127.0.0.1", 0))
-        addr = "/ip4/127.0.0.1" + form.format(free.getsockname()[1])
+    addr = "/ip4/127.0.0.1" + form.format(unused_port())
     config = NodeConfig(swarm=SwarmConfig(listen=(addr,)))
     with Lattica(NodeConfig(swarm=SwarmConfig(listen=()))) as client:
         with Lattica(config) as first:
@@ -189,12 +187,10 @@ def test_a_forked_child_keeps_neither_port_nor_connection(
 
 
 def test_a_forked_child_keeps_no_forwarded_port(server: Lattica, child: Callable[[], None]) -> None:
-    with socket.socket() as service, socket.socket() as free:
+    port = unused_port()
+    with socket.socket() as service:
         service.bind(("127.0.0.1", 0))
         service.listen()
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
         server.expose(service.getsockname()[1], name="service", to="anyone")
         for _ in range(2):
             with Lattica(LOCAL) as client:

@@ -253,5 +253,5 @@ async def test_a_peer_that_is_killed_leaves_nothing_behind() -> None:
         process.wait()
         if process.stdout is not None:
             process.stdout.close()
-    assert not [name for name in os.listdir("/dev/shm") if "rpc" in name]
+    assert not [name for name in os.listdir("/dev/shm") if "lattica-rpc" in name]
     assert len(os.listdir("/proc/self/fd")) <= descriptors

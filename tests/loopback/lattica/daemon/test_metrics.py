@@ -16,8 +16,8 @@ from lattica import Node
 from lattica.daemon.metrics import http
 from lattica.daemon.metrics.http import Page, Route, WatchServer
 from lattica.errors import ListenError
-from tests.loopback.commands.commands import free_port
 from tests.loopback.lattica.daemon.relay_process import client, relay_process
+from tests.support.nets.nets import unused_port
 
 ROUTES = {
     "/open": Route(lambda: Page(b"hello")),
@@ -99,7 +99,7 @@ async def test_a_port_in_use_is_said_so():
 
 async def test_a_relay_says_how_full_it_is_and_when_it_leaves(tmp_path):
     file = tmp_path / "relay.toml"
-    port = free_port()
+    port = unused_port()
     file.write_text(f'metrics.listen = ["127.0.0.1:{port}"]\n')
     async with relay_process(tmp_path, "--config", str(file), "--open") as relay:
         settings = client(relay.addr)

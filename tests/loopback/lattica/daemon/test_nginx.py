@@ -10,9 +10,9 @@ import pytest
 import trio
 
 from lattica import Node
-from tests.loopback.commands.commands import free_port
 from tests.loopback.lattica.daemon.relay_process import client, relay_process
 from tests.support.keys.certificates import certified
+from tests.support.nets.nets import unused_port
 
 EXAMPLE = Path(__file__).parents[4] / "tools/deploy/nginx.conf"
 NGINX = shutil.which("nginx")
@@ -23,7 +23,7 @@ async def test_a_peer_reserves_through_tls_by_nginx(tmp_path, monkeypatch):
     certified(tmp_path, "localhost")
     pem = str(tmp_path / "server.pem")
     monkeypatch.setenv("SSL_CERT_FILE", pem)
-    port, inner = free_port(), free_port()
+    port, inner = unused_port(), unused_port()
     text = EXAMPLE.read_text()
     for old, new in (
         ("listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),

@@ -11,14 +11,14 @@ import trio
 from lattica import Node
 from lattica.config import load_config
 from lattica.daemon.node.running import member_of
-from tests.loopback.commands.commands import free_port
 from tests.loopback.lattica.daemon.test_metrics import get
+from tests.support.nets.nets import unused_port
 
 NOBODY = "/ip4/127.0.0.1/tcp/1"
 
 
 async def test_a_node_says_how_it_is_and_how_near_its_limits(tmp_path: Path) -> None:
-    port = free_port()
+    port = unused_port()
     (tmp_path / "model.bin").write_bytes(bytes(1000))
     overrides: dict[str, Any] = {
         "listen": ("/ip4/127.0.0.1/tcp/0",),

@@ -13,7 +13,7 @@ import trio
 from lattica import Node
 from lattica.config import load_config
 from lattica.daemon.node.running import member_of
-from tests.loopback.commands.commands import free_port
+from tests.support.nets.nets import unused_port
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -103,7 +103,7 @@ class TwoAddresses(trio.abc.HostnameResolver):
 
 
 async def test_every_address_of_its_host_is_answered_at(tmp_path: Path) -> None:
-    port = free_port()
+    port = unused_port()
     overrides: dict[str, Any] = {
         "listen": (),
         "nat.port_mapping.enabled": False,

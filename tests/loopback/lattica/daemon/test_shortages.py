@@ -12,10 +12,11 @@ import pytest
 import trio
 
 from lattica import Node
-from tests.loopback.commands.commands import LATTICA, environment, free_port, running
+from tests.loopback.commands.commands import LATTICA, environment, running
 from tests.loopback.lattica.content.test_content_faults import small_disk
 from tests.loopback.lattica.daemon.relay_process import client, is_at, relay_process
 from tests.loopback.lattica.daemon.test_metrics import get
+from tests.support.nets.nets import unused_port
 
 DAEMONS = {"relay": ("relay", "--open"), "node": ("node",)}
 PORT = "/ip4/127.0.0.1/tcp/0"
@@ -87,7 +88,7 @@ def fill(disk: Path) -> None:
 
 @pytest.mark.root
 async def test_a_relay_goes_on_while_its_disk_is_full_and_says_so(tmp_path: Path):
-    port = free_port()
+    port = unused_port()
     file = tmp_path / "relay.toml"
     file.write_text(f'metrics.listen = ["127.0.0.1:{port}"]\n')
     with small_disk(tmp_path / "disk", 2) as disk:
