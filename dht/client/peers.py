@@ -209,7 +209,7 @@ class Peers:
 
         Cancellation: at any time; questions under way are given up.
         """
-        ask = talk or partial(self._ask_on, request=request, more=more)
+        ask = talk or partial(self.ask_on, request=request, more=more)
 
         def heard(lookup: Lookup, contact: Contact, answers: Sequence[Response]) -> None:
             if on_answer is not None and not lookup.is_stopped:
@@ -306,13 +306,13 @@ class Peers:
         if contact is not None:
             self.blame(contact.peer_id, times)
 
-    async def _ask_on(
+    async def ask_on(
         self,
         contact: Contact,
         request: Request,
         more: Callable[[Sequence[Response]], Request | None] | None = None,
     ) -> list[Response] | None:
-        """The answer to a question, and to those that it leads to."""
+        """The answer to a question, and to those that it leads to; None: there is none."""
         found: list[Response] = []
         following: Request | None = request
         while following is not None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+import trio
+
 from lattica.dht.client.peers import Peers
 from lattica.dht.kademlia.contact import Contact, key_of
 from lattica.dht.kademlia.lookup import Lookup
 from lattica.dht.kademlia.messages import MessageType, Request, Response
 from lattica.dht.records.plain import PlainRecord, PlainRecords, check_plain
-from lattica.dht.records.signed_value import SignedValue, decode_values
+from lattica.dht.records.signed_value import SignedValue, decode_values, split_values
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.keys.peer_id import PeerId
 
@@ -59,6 +61,8 @@ class Reader:
         self._peers = peers
         self._kinds = kinds
         self._clock = clock
+        self._turns = trio.Lock()
+        """Held while a few signatures are checked: of many answers at once, one after the other."""
 
     async def values(
         self, key: bytes, *, owner: PeerId | None = None, quorum: int | None = None
@@ -67,13 +71,17 @@ class Reader:
         when the nearest have answered.
         """
         collected = Collected()
+        known: dict[bytes, SignedValue] = {}
+        told: dict[Contact, list[SignedValue]] = {}
 
-        def on_answer(lookup: Lookup, contact: Contact, answers: Sequence[Response]) -> None:
-            found: list[SignedValue] = []
-            for answer in answers:
-                if answer.record is not None:
-                    known = collected.values.values()
-                    found += self._checked(contact, key, answer.record.value, owner, known)
+        async def talk(contact: Contact) -> Sequence[Response] | None:
+            answers = await self._peers.ask_on(contact, request, more)
+            records = [a.record.value for a in answers or () if a.record is not None]
+            told[contact] = await self._checked(contact, key, records, owner, known)
+            return answers
+
+        def on_answer(lookup: Lookup, contact: Contact, _: Sequence[Response]) -> None:
+            found = told.pop(contact)
             if found:
                 collected.holders[contact] = frozenset(value.envelope for value in found)
                 collected.take(found)
@@ -88,27 +96,39 @@ class Reader:
 
         request = Request(MessageType.GET_VALUE, key, owner=owner)
         collected.lookup = await self._peers.look_up(
-            key_of(key), request, on_answer, more=more, at_once=self._at_once(quorum)
+            key_of(key), request, on_answer, talk=talk, at_once=self._at_once(quorum)
         )
         return collected
 
-    def _checked(
+    async def _checked(
         self,
         contact: Contact,
         key: bytes,
-        record: bytes,
+        records: Iterable[bytes],
         owner: PeerId | None,
-        known: Iterable[SignedValue],
+        known: dict[bytes, SignedValue],
     ) -> list[SignedValue]:
-        try:
-            values, junk = decode_values(record, key, known)
-        except RemoteProtocolError:
-            self._peers.blame(contact.peer_id)
-            return []
-        if junk:
-            self._peers.blame(contact.peer_id, junk)
+        """The values of a peer's answers, up to where the first are wrong, as an honest one has
+        checked them. They are added to those that are `known`.
+        """
+        found: list[SignedValue] = []
+        junk = 0
+        for record in records:
+            try:
+                for part, _ in split_values(record):
+                    async with self._turns:
+                        values, junk = decode_values(part, key, known)
+                    found += values
+                    known.update((value.envelope, value) for value in values)
+                    if junk:
+                        break
+            except RemoteProtocolError:
+                junk = 1
+            if junk:
+                self._peers.blame(contact.peer_id, junk)
+                break
         now = self._clock() * 1000
-        return [v for v in values if v.expires > now and owner in (None, v.owner)]
+        return [v for v in found if v.expires > now and owner in (None, v.owner)]
 
     async def plain(
         self, key: bytes, *, quorum: int | None = 1

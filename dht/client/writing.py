@@ -19,7 +19,7 @@ from lattica.dht.kademlia.messages import (
 )
 from lattica.dht.records.signed_value import (
     SignedValue,
-    decode_values,
+    decode_envelopes,
     encode_values,
     take_fitting,
 )
@@ -53,11 +53,11 @@ class Writer:
             if answers is None or (got := answers[1]) is None or got.record is None:
                 return False
             try:
-                held, _ = decode_values(got.record.value, key, values)
+                held = decode_envelopes(got.record.value)
             except RemoteProtocolError:
                 self._peers.blame(contact.peer_id)
                 return False
-            if envelopes <= {value.envelope for value in held}:
+            if envelopes <= set(held):
                 return True
             # Of many values of this owner these need not be in the first part.
             put = answers[0]

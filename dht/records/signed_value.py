@@ -7,7 +7,7 @@ two, the one with the higher sequence is valid. A record of the wire holds those
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lattica.dht.kademlia.messages import MAX_KEY, MAX_VALUE
@@ -29,6 +29,8 @@ MAX_ENVELOPE = MAX_DATA + 4096
 MAX_VALUES = 1024
 """Envelopes in one record."""
 _MAX_NUMBER = 2**63
+_AT_ONCE = 32
+"""Signatures that are checked before others have their turn: some milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,27 +108,44 @@ def encode_values(values: Iterable[SignedValue]) -> bytes:
     return pb.Values(envelopes=[value.envelope for value in values]).SerializeToString()
 
 
+def decode_envelopes(record: bytes) -> Sequence[bytes]:
+    """The envelopes of a record, not looked into. Raises what :func:`decode_values` does."""
+    message = parse_message(pb.Values(), record, "a record of values", limit=MAX_VALUE)
+    if len(message.envelopes) > MAX_VALUES:
+        raise RemoteProtocolError(f"{len(message.envelopes)} values in one record")
+    return message.envelopes
+
+
+def split_values(record: bytes) -> list[tuple[bytes, int]]:
+    """A record as several that can each be read at once, and how many envelopes are in each.
+
+    Raises what :func:`decode_values` does.
+    """
+    envelopes = decode_envelopes(record)
+    if len(envelopes) <= _AT_ONCE:
+        return [(record, len(envelopes))]
+    parts = (envelopes[at : at + _AT_ONCE] for at in range(0, len(envelopes), _AT_ONCE))
+    return [(pb.Values(envelopes=part).SerializeToString(), len(part)) for part in parts]
+
+
 def decode_values(
-    record: bytes, key: bytes, known: Iterable[SignedValue] = ()
+    record: bytes, key: bytes, known: Mapping[bytes, SignedValue] | None = None
 ) -> tuple[tuple[SignedValue, ...], int]:
     """The values of a record that are right, at most one for a place, and how many were not.
 
     Args:
-        known: values of that key that were checked before, and are not again: what many peers
-            answer is the same.
+        known: by envelope, values of that key that were checked before, and are not again: what
+            many peers answer is the same.
 
     Raises:
         RemoteProtocolError: it is none, or over the limits.
     """
-    message = parse_message(pb.Values(), record, "a record of values", limit=MAX_VALUE)
-    if len(message.envelopes) > MAX_VALUES:
-        raise RemoteProtocolError(f"{len(message.envelopes)} values in one record")
-    checked = {value.envelope: value for value in known}
+    known = known or {}
     found: dict[bytes, SignedValue] = {}
     junk = 0
-    for envelope in message.envelopes:
+    for envelope in decode_envelopes(record):
         try:
-            value = checked.get(envelope) or open_value(envelope, key)
+            value = known.get(envelope) or open_value(envelope, key)
         except RemoteProtocolError:
             junk += 1
             continue

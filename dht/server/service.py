@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 import trio
 
 from lattica.dht.client.peers import Peers
 from lattica.dht.kademlia.contact import network_group
-from lattica.dht.kademlia.messages import MAX_MESSAGE, MessageType, decode_request, encode
+from lattica.dht.kademlia.messages import (
+    MAX_MESSAGE,
+    MessageType,
+    Request,
+    Response,
+    decode_request,
+    encode,
+)
+from lattica.dht.records.keys import VALUE
+from lattica.dht.records.signed_value import split_values
 from lattica.dht.server.core import Asker, ServerCore
 from lattica.dht.store.keeper import Keeper
 from lattica.nat.base.errors import IncompleteReadError, RemoteProtocolError
@@ -81,7 +91,10 @@ class Service:
                 await stream.connection.charge("dht", len(data) // _LONG)
             try:
                 request = decode_request(data)
-                answer = self._core.answer(request, who, self._clock())
+                if request.type is MessageType.PUT_VALUE:
+                    answer = await self._put(stream, request, who)
+                else:
+                    answer = self._core.answer(request, who, self._clock())
             except RemoteProtocolError:
                 self._peers.blame(asker)
                 raise
@@ -91,3 +104,18 @@ class Service:
                     await self._keeper.wait_written()
                 await stream.send_message(encode(answer))
             self._on_asker(asker)
+
+    async def _put(self, stream: Stream, request: Request, who: Asker) -> Response | None:
+        """Store a record. Of one with many signed values, a few are checked at a time, and each of
+        them costs as much as a frame for nothing.
+        """
+        record = request.record
+        if record is None or not record.key.startswith(VALUE):
+            return self._core.answer(request, who, self._clock())
+        is_held = True
+        for part, count in split_values(record.value):
+            await stream.connection.charge("dht", count)
+            some = replace(request, record=replace(record, value=part))
+            answer = self._core.answer(some, who, self._clock())
+            is_held = is_held and answer is not None and answer.record is not None
+        return Response(request.type, request.key, record if is_held else None)

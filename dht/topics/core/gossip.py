@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping
-from itertools import islice
+from itertools import chain, islice
 
 from lattica.dht.topics.config import TopicsConfig
 from lattica.dht.topics.core.actions import Action, Forward, Send
@@ -21,6 +21,9 @@ from lattica.nat.base.keys.peer_id import PeerId
 
 _FLOOD = 10
 """So many times the IHAVEs that are read in a heartbeat are a flood."""
+_CHECKS = 256
+"""Signatures that are checked in a heartbeat to tell of messages: tens of milliseconds. Of what an
+author brings faster than that, those outside the mesh hear from it, or from others."""
 _FLEETING = 1.5
 """Seconds for which messages of a fleeting topic are told of: a heartbeat, and a little more."""
 
@@ -46,17 +49,19 @@ class Gossip:
         self._seen = seen
         self.history = History(config.gossip)
         self.asked = Asked(config.gossip)
+        self._checks = 0
+        """Signatures that may yet be checked in this heartbeat."""
 
     def offer(self, peer: PeerState, topic: TopicState, since: float, out: list[Action]) -> None:
         """Tell a peer what has come since then, and of our own whatever nobody has been sent."""
         if peer.score < self._threshold:
             return
+        unsent = self.history.unsent(topic.name)
+        missed = () if topic.fleeting else self.history.latest(topic.name, since)
         ids = []
-        for entry in self.history.latest(topic.name, 0.0):
-            mine = entry.own and not entry.taken
-            missed = entry.at >= since and not topic.fleeting
-            if (missed or mine) and entry.source != peer.key and self._vouch(entry):
-                entry.taken += mine
+        for entry in chain(missed, (e for e in unsent if topic.fleeting or e.at < since)):
+            if entry.source != peer.key and self._vouch(entry):
+                self.history.told(entry)
                 ids.append(entry.id)
                 if len(ids) >= self._config.ids:
                     break
@@ -155,6 +160,7 @@ class Gossip:
     def heartbeat(self, topics: Iterable[TopicState], now: float, out: list[Action]) -> None:
         """Tell some peers outside the mesh what has come lately."""
         self.history.expire(now)
+        self._checks = _CHECKS
         for topic in topics:
             self._tell(topic, now, out)
 
@@ -170,7 +176,14 @@ class Gossip:
             return
         window = min(config.window, _FLEETING) if topic.fleeting else config.window
         recent = self.history.latest(topic.name, now - window)
-        ids = [entry.id for entry in islice(recent, 4 * config.ids) if self._vouch(entry)]
+        ids = []
+        for entry in islice(recent, 4 * config.ids):
+            if not entry.verified:
+                if not self._checks:
+                    continue
+                self._checks -= 1
+            if self._vouch(entry):
+                ids.append(entry.id)
         if not ids:
             return
         count = min(len(others), max(config.lazy, int(config.factor * len(others))))

@@ -67,8 +67,6 @@ class Entry:
     own: bool
     verified: bool
     """That its author has signed it was checked here."""
-    taken: int = 0
-    """To how many peers it was sent when it was published, if it is our own."""
     sent: dict[PeerId, int] = field(default_factory=dict)
     """How often to those who have asked for it."""
 
@@ -81,6 +79,8 @@ class History:
         self._entries: dict[bytes, Entry] = {}
         self._order: deque[Entry] = deque()
         self._topics: dict[str, deque[Entry]] = {}
+        self._unsent: dict[str, dict[bytes, Entry]] = {}
+        """Of each topic, those that no peer has been sent or told of, oldest first."""
         self.size = 0
         """Bytes of all."""
 
@@ -90,8 +90,11 @@ class History:
     def get(self, message_id: bytes) -> Entry | None:
         return self._entries.get(message_id)
 
-    def put(self, entry: Entry) -> None:
+    def put(self, entry: Entry, *, unsent: bool = False) -> None:
+        """Keep a message; `unsent`: one of ours that nobody was there for."""
         self._entries[entry.id] = entry
+        if unsent:
+            self._unsent.setdefault(entry.topic, {})[entry.id] = entry
         self._order.append(entry)
         self._topics.setdefault(entry.topic, deque()).append(entry)
         self.size += len(entry.rpc)
@@ -102,6 +105,17 @@ class History:
         """It is not offered any more."""
         if self._entries.get(entry.id) is entry:
             del self._entries[entry.id]
+            self.told(entry)
+
+    def told(self, entry: Entry) -> None:
+        """Somebody knows of it."""
+        unsent = self._unsent.get(entry.topic)
+        if unsent is not None and unsent.pop(entry.id, None) is not None and not unsent:
+            del self._unsent[entry.topic]
+
+    def unsent(self, topic: str) -> list[Entry]:
+        """Of our own whatever nobody has been sent or told of, the latest first."""
+        return [*reversed(self._unsent.get(topic, {}).values())]
 
     def expire(self, now: float) -> None:
         while self._order and now - self._order[0].at > self._config.history:

@@ -26,8 +26,9 @@ _MAX_BACKOFF = 3600
 """Seconds that a peer may ask for."""
 _SLACK = 1.0
 """Seconds that a peer's clock may be ahead: it is grafted so much later than allowed."""
-_CONNECTS = 32
-"""Peers named by others that are connected to in a heartbeat."""
+_NAMED = 32
+"""Peers named by others that are looked at in a heartbeat, and connected to if there is nothing
+wrong with their records."""
 _FLOODED = 1024 * 1024
 """Bytes that one's own message may cost to be sent to everybody, and not to the mesh alone."""
 
@@ -50,7 +51,7 @@ class Mesh:
         self._record_of = record_of
         self._is_known = is_known
         self._ticks = 0
-        self._connects = 0
+        self._named_by_others = 0
 
     # --- what peers say ---
 
@@ -90,11 +91,11 @@ class Mesh:
         if peer.score < self._limits.exchange_threshold:
             return
         for exchanged in prune.peers[: self._config.exchanged_peers]:
-            if self._connects >= _CONNECTS:
+            if self._named_by_others >= _NAMED:
                 return
+            self._named_by_others += 1
             peer_id = _checked(exchanged)
             if peer_id is not None and not self._is_known(peer_id):
-                self._connects += 1
                 out.append(Connect(peer_id, exchanged.record, peer.peer_id))
 
     # --- joining and leaving ---
@@ -151,7 +152,7 @@ class Mesh:
 
     def heartbeat(self, topics: Iterable[TopicState], now: float, out: list[Action]) -> None:
         self._ticks += 1
-        self._connects = 0
+        self._named_by_others = 0
         grafts: dict[PeerId, list[str]] = {}
         for topic in topics:
             for peer_id in [key for key, until in topic.backoff.items() if until + _SLACK < now]:

@@ -12,6 +12,7 @@ ones of each author are checked, and then one in :data:`SAMPLE`.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
@@ -140,7 +141,7 @@ class Router:
         self._seen = Seen(config.gossip)
         self._gossip = Gossip(config, self.scores, rng, signing, self._authors, self._seen)
         self._pending: dict[bytes, _Pending] = {}
-        self._lost: OrderedDict[PeerId, tuple[float, frozenset[str]]] = OrderedDict()
+        self._lost: OrderedDict[PeerId, tuple[float, set[str]]] = OrderedDict()
 
     def _is_known(self, peer_id: PeerId) -> bool:
         return peer_id in self.peers or peer_id == self._peer_id
@@ -179,7 +180,7 @@ class Router:
         self._gossip.asked.forgive(peer_id)
         self.scores.remove(peer, now)
         self._lost.pop(peer_id, None)
-        self._lost[peer_id] = (now, frozenset(peer.topics & self.topics.keys()))
+        self._lost[peer_id] = (now, peer.topics & self.topics.keys())
         if len(self._lost) > _LOST:
             self._lost.popitem(last=False)
         return out
@@ -254,8 +255,8 @@ class Router:
         targets = self._mesh.recipients(topic, len(rpc))
         topic.published_at = now
         self._seen.add(message_id, now)
-        entry = Entry(message_id, name, self._key, rpc, now, True, True, len(targets))
-        self._gossip.history.put(entry)
+        entry = Entry(message_id, name, self._key, rpc, now, True, True)
+        self._gossip.history.put(entry, unsent=not targets)
         self.counters.published += 1
         return len(targets), [Forward(targets, rpc, True)] if targets else []
 
@@ -290,7 +291,7 @@ class Router:
         read = decode_rpc(rpc)
         peer.nuisance += _cost(read)
         out: list[Action] = []
-        for name, wanted in read.subscriptions:
+        for name, wanted in dict(read.subscriptions).items():
             self._subscription(peer, name, wanted, now, out)
         if read.publish:
             self._messages(peer, read.publish, now, out)
@@ -320,8 +321,11 @@ class Router:
         topic.peers[peer.peer_id] = peer
         out.append(Subscribed(name, peer.peer_id))
         self._mesh.appeared(peer, topic, now, out)
-        lost_at, names = self._lost.get(peer.peer_id, (now, frozenset()))
-        since = lost_at - UNCERTAIN if name in names else now
+        lost_at, names = self._lost.get(peer.peer_id, (now, set()))
+        since = math.inf
+        if name in names:
+            since = lost_at - UNCERTAIN
+            names.remove(name)  # it is told once, however often it leaves and comes back
         self._gossip.offer(peer, topic, since, out)
 
     def _messages(

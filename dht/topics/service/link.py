@@ -24,6 +24,8 @@ class Link:
         self.scope = trio.CancelScope()
         """Of the task that sends."""
         self.inbound: list[Stream] = []
+        self.instance = b""
+        """Of the program that has opened them; empty: it tells none."""
         self.progress_at = -math.inf
         """When the peer last took something, or had nothing to take."""
         self.stuck_since: float | None = None

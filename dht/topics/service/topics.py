@@ -362,12 +362,14 @@ class Topics:
     def _unlink(self, peer_id: PeerId) -> None:
         link = self._links.get(peer_id)
         # It may be connected again by the time that this is read.
-        if link is None or self._host.path(peer_id) is not None:
-            return
-        del self._links[peer_id]
+        if link is not None and self._host.path(peer_id) is None:
+            self._forget(link)
+
+    def _forget(self, link: Link) -> None:
+        del self._links[link.peer_id]
         link.scope.cancel()
         self._has_room(link)
-        self._do(self._router.remove_peer(peer_id, trio.current_time()))
+        self._do(self._router.remove_peer(link.peer_id, trio.current_time()))
 
     def _add_peer(self, peer_id: PeerId, protocol: str) -> None:
         status = next((one for one in self._host.peers() if one.peer_id == peer_id), None)
@@ -506,7 +508,12 @@ class Topics:
         """Read what a peer sends."""
         if self._closed or self._host.path(stream.peer_id) is None:
             return
-        link = self._link(stream.peer_id)
+        link, instance = self._link(stream.peer_id), stream.connection.instance
+        if link.instance and instance and instance != link.instance:
+            # The peer was started anew, and nobody may know yet that its old connection is lost.
+            self._forget(link)
+            link = self._link(stream.peer_id)
+        link.instance = instance or link.instance
         link.take_inbound(stream)
         self._add_peer(stream.peer_id, stream.protocol)
         link.nudge()

@@ -24,7 +24,8 @@ from lattica.crdt.sync.ranges import Range
 from lattica.dht.config import PROTOCOL as KADEMLIA
 from lattica.dht.kademlia.contact import Contact
 from lattica.dht.kademlia.messages import MessageType, Record, Request, encode
-from lattica.dht.records.keys import content_key
+from lattica.dht.records.keys import content_key, value_key
+from lattica.dht.records.signed_value import encode_values, seal_value, take_fitting
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.wire import encode_length_prefixed
@@ -86,6 +87,41 @@ def _value() -> bytes:
     data = secrets.token_bytes(60_000)
     key = content_key(data)
     return encode(Request(MessageType.PUT_VALUE, key, Record(key, data)))
+
+
+def _signed(number: int) -> bytes:
+    """A message with as many values as there is room for, of one owner."""
+    owner = Identity.generate()
+    key = value_key(f"wanted by all {number}".encode())
+    values = take_fitting(
+        seal_value(owner, key, b"%d" % each, b"\xc0", sequence=1, expires=1 << 42)
+        for each in range(400)
+    )
+    return encode(Request(MessageType.PUT_VALUE, key, Record(key, encode_values(values))))
+
+
+async def _store_signed(victim: Victim) -> None:
+    prepared = [encode_length_prefixed(_signed(number)) for number in range(8)]
+
+    async def act(stream: Stream) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_throw_away, stream)
+            while True:
+                await send(stream, secrets.choice(prepared))
+
+    await on_streams(victim, KADEMLIA, act, STREAMS)
+
+
+async def _hold(victim: Victim) -> None:
+    """Begin a long question on each of many streams, and go on by a byte in ten seconds."""
+
+    async def act(stream: Stream) -> None:
+        await send(stream, encode_length_prefixed(bytes(60_000))[:4])
+        while True:
+            await trio.sleep(10)
+            await send(stream, bytes(1))
+
+    await on_streams(victim, KADEMLIA, act, 200)
 
 
 async def _provide(victim: Victim) -> None:
@@ -193,6 +229,22 @@ PROVIDERS = Attack(
     "dht-providers",
     "provides a thousand keys with each message",
     _provide,
+    seconds=8,
+    stores=True,
+    witness="storing",
+)
+SIGNED = Attack(
+    "dht-signed-values",
+    "stores 400 signed values with each message",
+    _store_signed,
+    seconds=8,
+    stores=True,
+    witness="storing",
+)
+HELD = Attack(
+    "dht-held",
+    "begins 1,600 questions, and ends none",
+    _hold,
     seconds=8,
     stores=True,
     witness="storing",

@@ -11,14 +11,18 @@ import trio
 from lattica.dht.topics.messages import (
     GOSSIPSUB_12,
     Control,
+    Exchanged,
     Ihave,
+    Prune,
     encode_control,
     encode_publish,
     encode_signed,
     encode_subscriptions,
     encode_unsigned,
 )
+from lattica.dht.topics.signing import StrictSigning
 from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.keys.peer_record import seal_record
 from lattica.nat.base.net.addresses import parse_multiaddr, split_peer
 from lattica.nat.base.wire import encode_length_prefixed
 from lattica.nat.mux.yamux.frames import Flag
@@ -29,26 +33,29 @@ from tools.attack.victim import TOPIC
 _STREAM = 200 * 1024
 """Bytes on one stream: less than its window."""
 _PAUSE = 0.005
+_NOBODY = Identity.generate().peer_id.to_bytes()
 _KEY_LASTS = 1.0
 """Seconds after which the enemy comes with another key."""
 
 
-def _rpcs(make: Callable[[], bytes]) -> bytes:
+def _rpcs(make: Callable[[], bytes], opening: bytes) -> bytes:
     """RPCs for one stream, the first of which subscribes."""
-    body = encode_length_prefixed(encode_subscriptions([(TOPIC, True)]))
+    body = encode_length_prefixed(encode_subscriptions([(TOPIC, True)])) + opening
     while len(body) < _STREAM:
         body += encode_length_prefixed(make())
     return body[: 250 * 1024]
 
 
-async def _flood(victim: Victim, make: Callable[[Identity], bytes]) -> None:
-    """Send what `make` returns on stream after stream, with new keys all the time."""
+async def _flood(victim: Victim, make: Callable[[Identity], bytes], messages: int) -> None:
+    """Send what `make` returns on stream after stream, with new keys all the time, each of which
+    says so many messages first."""
     addr, _ = split_peer(parse_multiaddr(victim.tcp))
 
     async def as_somebody() -> None:
         while True:
             identity = Identity.generate()
-            body = _rpcs(lambda: make(identity))  # noqa: B023 - called at once
+            opening = _messages(identity, messages)
+            body = _rpcs(lambda: make(identity), opening)  # noqa: B023 - called at once
             async with attacking(addr, identity, source_ip=ENEMY_HOST) as enemy:
                 await enemy.set_up()
                 with trio.move_on_after(_KEY_LASTS):
@@ -71,6 +78,13 @@ async def _flood(victim: Victim, make: Callable[[Identity], bytes]) -> None:
             nursery.start_soon(as_somebody)
 
 
+def _messages(identity: Identity, count: int) -> bytes:
+    """As everybody may say them."""
+    signing = StrictSigning(identity.peer_id, identity.sign)
+    signed = (signing.sign(TOPIC.encode(), b"", number) for number in range(1, count + 1))
+    return b"".join(encode_length_prefixed(encode_publish(message)) for message in signed)
+
+
 def _grafts(identity: Identity) -> bytes:
     del identity
     return encode_control(Control(graft=(TOPIC,) * 3000))
@@ -87,15 +101,29 @@ def _subscriptions(identity: Identity) -> bytes:
     return encode_subscriptions([(secrets.token_hex(8), True) for _ in range(2000)])
 
 
+def _toggles(identity: Identity) -> bytes:
+    del identity
+    return encode_subscriptions([(TOPIC, number % 2 == 0) for number in range(4096)])
+
+
+def _exchanges(identity: Identity) -> bytes:
+    """Peers whose records are signed by somebody else."""
+    record = seal_record(identity, 1, ())
+    named = tuple(Exchanged(_NOBODY, record) for _ in range(16))
+    return encode_control(Control(prune=(Prune(TOPIC, named),) * 60))
+
+
 def _forgeries(identity: Identity) -> bytes:
     author = identity.peer_id.to_bytes()
     unsigned = encode_unsigned(author, bytes(64), secrets.token_bytes(8), TOPIC.encode())
     return encode_publish(encode_signed(unsigned, bytes(64), b""))
 
 
-def _attack(name: str, summary: str, make: Callable[[Identity], bytes]) -> Attack:
+def _attack(
+    name: str, summary: str, make: Callable[[Identity], bytes], messages: int = 0
+) -> Attack:
     async def run(victim: Victim) -> None:
-        await _flood(victim, make)
+        await _flood(victim, make, messages)
 
     return Attack(name, summary, run, topics=True, witness="publishing")
 
@@ -103,4 +131,8 @@ def _attack(name: str, summary: str, make: Callable[[Identity], bytes]) -> Attac
 GRAFTS = _attack("topic-grafts", "grafts itself 3,000 times in an RPC", _grafts)
 IHAVES = _attack("topic-ihaves", "tells of messages that there are not", _ihaves)
 SUBSCRIPTIONS = _attack("topic-subscriptions", "subscribes to topics without end", _subscriptions)
+TOGGLES = _attack(
+    "topic-toggles", "subscribes to a topic and leaves it 2,048 times in an RPC", _toggles, 500
+)
+EXCHANGES = _attack("topic-exchanges", "names peers with wrong records", _exchanges, 20)
 FORGERIES = _attack("topic-forgeries", "brings messages that nobody has signed", _forgeries)

@@ -120,7 +120,7 @@ def test_what_was_checked_is_not_checked_again_and_all_else_is(monkeypatch):
     monkeypatch.setattr(signed_value, "open_value", open_it)
     forged = known.envelope[:-1] + bytes([known.envelope[-1] ^ 1])
     record = pb.Values(envelopes=[known.envelope, other.envelope, forged]).SerializeToString()
-    assert decode_values(record, KEY, [known]) == ((known, other), 1)
+    assert decode_values(record, KEY, {known.envelope: known}) == ((known, other), 1)
     assert opened == [other.envelope, forged]
 
 

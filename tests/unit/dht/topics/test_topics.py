@@ -419,3 +419,22 @@ def test_only_so_many_records_of_peers_are_kept():
     records.take(identities[-1], bytes(9000))
     records.take(identities[-1], b"")
     assert records.get(identities[-1]) == b"record"
+
+
+async def test_a_peer_that_was_started_anew_has_subscribed_to_what_it_says_now(autojump_clock):
+    """Though its old connection is not known to be lost."""
+    async with peers(2) as (net, (one, two)), trio.open_nursery() as nursery:
+        net.link(two.host, one.host)
+        one.host.connections[two.host.peer_id].instance = b"before"
+        async with two.topics.topic("left").subscribe():
+            await one.topics.topic("left").wait_peers()
+            anew = net.host(two.host.identity)
+            net.link(anew, one.host)
+            one.host.connections[anew.peer_id].instance = b"now"
+            topics = Topics(anew, nursery, sign=anew.identity.sign)
+            async with topics.topic(TOPIC).subscribe() as messages:
+                await one.topics.topic(TOPIC).wait_peers()
+                assert one.topics.topic("left").peers() == ()
+                await one.topics.topic(TOPIC).publish(b"to the new one")
+                assert (await anext(messages)).data == b"to the new one"
+            await topics.aclose()
