@@ -101,7 +101,7 @@ def _signed(number: int) -> bytes:
 
 
 async def _store_signed(victim: Victim) -> None:
-    prepared = [encode_length_prefixed(_signed(number)) for number in range(8)]
+    prepared = [encode_length_prefixed(_signed(number)) for number in range(3)]
 
     async def act(stream: Stream) -> None:
         async with trio.open_nursery() as nursery:
