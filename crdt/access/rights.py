@@ -8,6 +8,7 @@ revocation of one of its links, up to the last entry that this names.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container
 from dataclasses import dataclass
 from enum import Enum
@@ -49,7 +50,12 @@ class Rights:
         """By the ID of the entry that has it."""
         self._revoked: dict[bytes, Revocation] = {}
         """By the ID of the entry."""
-        self._held: dict[bytes, list[Capability]] = {}
+        self._copies: Counter[bytes] = Counter()
+        """By the ID of a right, in how many entries it is."""
+        self._verified: dict[bytes, Capability] = {}
+        """By their bytes, those that are held: another copy need not be verified."""
+        self._held: dict[bytes, dict[bytes, Capability]] = {}
+        """By identity, its rights by their IDs."""
         self._taken: dict[bytes, list[Revocation]] = {}
         """By link."""
         self._listed: tuple[tuple[Capability, bool], ...] | None = None
@@ -71,7 +77,7 @@ class Rights:
                 return self._learn_grant(entry.id, self._read(payload), identity)
             if kind == Kind.REVOKE and identity in self._owners:
                 self._revoked[entry.id] = decode_revocation(payload)
-                self._index()
+                self._index_taken()
                 return True
         except RemoteProtocolError:
             pass  # without effect, for every replica
@@ -81,31 +87,53 @@ class Rights:
         is_listed = capability.right.issuer == identity
         if self._genesis.mode is Mode.ALLOW_LIST and not is_listed:
             return False
-        self._granted[entry_id] = capability
-        self._index()
-        return True
+        return self._keep(entry_id, capability)
 
     def learn_certificate(self, entry_id: bytes, capability: bytes) -> None:
         """Take the capability of a session's certificate. Raises RemoteProtocolError."""
-        self._granted[entry_id] = self._read(capability)
-        self._index()
+        self._keep(entry_id, self._read(capability))
+
+    def _keep(self, entry_id: bytes, capability: Capability) -> bool:
+        """Hold a right by an entry; whether it was not held. Costs the same however many there are:
+        who may write may write down his right again and again.
+        """
+        if entry_id in self._granted:
+            return False
+        right = capability.right
+        self._granted[entry_id] = capability
+        self._copies[right.id] += 1
+        if self._copies[right.id] > 1:
+            return False
+        self._verified[capability.encode()] = capability
+        self._held.setdefault(right.subject, {})[right.id] = capability
+        self._listed = None
+        return True
 
     def _read(self, data: bytes) -> Capability:
-        return decode_capability(data, self._genesis.doc_id, self._owners)
+        known = self._verified.get(data)
+        return known or decode_capability(data, self._genesis.doc_id, self._owners)
 
     def forget(self, entry_id: bytes) -> bool:
         """An entry was withdrawn; whether any right may have changed."""
-        is_known = entry_id in self._granted or entry_id in self._revoked
-        if is_known:
-            self._granted.pop(entry_id, None)
-            self._revoked.pop(entry_id, None)
-            self._index()
-        return is_known
+        if self._revoked.pop(entry_id, None) is not None:
+            self._index_taken()
+            return True
+        capability = self._granted.pop(entry_id, None)
+        if capability is None:
+            return False
+        right = capability.right
+        self._copies[right.id] -= 1
+        if self._copies[right.id]:
+            return False
+        del self._copies[right.id]
+        self._verified.pop(self._held[right.subject].pop(right.id).encode())
+        if not self._held[right.subject]:
+            del self._held[right.subject]
+        self._listed = None
+        return True
 
-    def _index(self) -> None:
-        self._held, self._taken, self._listed = {}, {}, None
-        for capability in self._granted.values():
-            self._held.setdefault(capability.right.subject, []).append(capability)
+    def _index_taken(self) -> None:
+        self._taken, self._listed = {}, None
         for revocation in self._revoked.values():
             self._taken.setdefault(revocation.link, []).append(revocation)
 
@@ -121,7 +149,7 @@ class Rights:
             each.right.level >= Level.WRITE
             and each.right.expires is None
             and not _goes_by(each, self._taken)
-            for each in self._held.get(identity, ())
+            for each in self._held.get(identity, {}).values()
         )
 
     def verdict(self, header: Header, identity: bytes) -> Verdict:
@@ -132,7 +160,7 @@ class Rights:
         if not held:
             return Verdict.UNKNOWN
         place = _place(header)
-        is_allowed = any(self._covers(each, place, Level.WRITE) for each in held)
+        is_allowed = any(self._covers(each, place, Level.WRITE) for each in held.values())
         return Verdict.ALLOWED if is_allowed else Verdict.REFUSED
 
     def may_write(self, header: Header, identity: bytes, name: str) -> bool:
@@ -142,7 +170,7 @@ class Rights:
         place = _place(header)
         return any(
             name.startswith(each.right.prefix) and self._covers(each, place, Level.WRITE)
-            for each in self._held.get(identity, ())
+            for each in self._held.get(identity, {}).values()
         )
 
     def may_write_at(self, identity: bytes, name: str, now_ms: int, shown: bytes = b"") -> bool:
@@ -156,7 +184,7 @@ class Rights:
 
     def _held_with(self, identity: bytes, shown: bytes) -> list[Capability]:
         """What an identity holds, and what it shows, where that counts."""
-        held = [*self._held.get(identity, ())]
+        held = [*self._held.get(identity, {}).values()]
         if shown and self._genesis.mode is Mode.CAPABILITY:
             try:
                 capability = self._read(shown)
@@ -195,7 +223,7 @@ class Rights:
         return set(self._owners) | {
             identity
             for identity, held in self._held.items()
-            for each in held
+            for each in held.values()
             if self._stands(each, Level.READ, now_ms) and not _goes_by(each, without)
         }
 
@@ -222,19 +250,21 @@ class Rights:
         changes.
         """
         if self._listed is None:
-            found: dict[bytes, Capability] = {}
-            for capability in self._granted.values():
-                found.setdefault(capability.right.id, capability)
-            self._listed = tuple((each, not _goes_by(each, self._taken)) for each in found.values())
+            self._listed = tuple(
+                (each, not _goes_by(each, self._taken))
+                for held in self._held.values()
+                for each in held.values()
+            )
         return self._listed
 
     def knows(self, link_id: bytes) -> bool:
         """Whether a right is in what was admitted."""
-        return any(each.right.id == link_id for each in self._granted.values())
+        return link_id in self._copies
 
     def best_of(self, identity: bytes, level: Level, now_ms: int) -> Capability | None:
         """A right of an identity that stands now, the widest first."""
-        found = [each for each in self._held.get(identity, ()) if self._stands(each, level, now_ms)]
+        held = self._held.get(identity, {}).values()
+        found = [each for each in held if self._stands(each, level, now_ms)]
         return max(
             found, key=lambda each: (each.right.level, -len(each.right.prefix)), default=None
         )
@@ -242,9 +272,9 @@ class Rights:
     def descendants(self, link_id: bytes) -> set[bytes]:
         """The identities that hold rights by way of a link."""
         return {
-            capability.right.subject
-            for capability in self._granted.values()
-            if _goes_by(capability, (link_id,))
+            identity
+            for identity, held in self._held.items()
+            if any(_goes_by(each, (link_id,)) for each in held.values())
         }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -19,11 +20,13 @@ from lattica.crdt.access.capability import (
     issue,
 )
 from lattica.crdt.access.revocation import Revocation, decode_revocation
+from lattica.crdt.access.rights import Rights
 from lattica.crdt.base.canonical import Plain, encode
 from lattica.crdt.document import Document
 from lattica.crdt.document.rights import DocumentRights
 from lattica.crdt.entries.chain import decode_chain, encode_chain
 from lattica.crdt.entries.genesis import Genesis, Mode
+from lattica.crdt.entries.header import Kind
 from lattica.crdt.keys.identities import identity_key, peer_of
 from lattica.crdt.types.payloads import RegisterWrite
 from lattica.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
@@ -493,3 +496,44 @@ def test_a_right_that_covers_a_part_of_what_was_withdrawn(make, clock):
     owner.grant(ANNA.peer_id)
     sync(owner, anna, bert)
     assert dict(bert.registers.items()) == {"a": 1, "b": 2}
+
+
+def test_a_right_holds_as_long_as_one_entry_has_it():
+    capability = issue(OWNER, CAPABLE.doc_id, ANNA.peer_id, Level.WRITE)
+    rights, anna = Rights(CAPABLE), ANNA.public_key.data
+    for entry_id in (b"one", b"other", b"one"):
+        rights.learn_certificate(entry_id, capability.encode())
+    assert rights.knows(capability.right.id)
+    assert not rights.forget(b"one")
+    assert not rights.forget(b"one")
+    assert rights.may_read(anna, 0)
+    assert rights.held() == ((capability, True),)
+    assert rights.forget(b"other")
+    assert not rights.may_read(anna, 0)
+    assert rights.held() == ()
+    assert not rights.knows(capability.right.id)
+
+
+class _Unwalked(dict[bytes, Capability]):
+    def values(self) -> NoReturn:
+        raise AssertionError("all rights are gone through for each")
+
+
+def test_who_writes_down_his_right_again_and_again_costs_no_more_for_each(make):
+    """All rights were gone through for each, of which one message has thousands."""
+    owner, anna, reader = (make(each, CAPABLE) for each in (OWNER, ANNA, BERT))
+    capability = owner.grant(ANNA.peer_id)
+    owner.grant(BERT.peer_id, Level.READ)
+    exchange_all(owner, anna, reader)
+    for document in (owner, anna, reader):
+        rights = document._replica.log.rights
+        assert rights is not None
+        rights._granted = _Unwalked(rights._granted)
+    anna._resolve(anna._replica.write([(Kind.GRANT, capability)] * 300, anna.now_ms))
+    exchange_all(owner, anna, reader)
+    assert reader.heads() == anna.heads()
+    assert len(reader.rights()) == 2
+    owner.revoke(ANNA.peer_id)
+    exchange_all(owner, anna, reader)
+    with pytest.raises(AccessDeniedError):
+        anna.registers["a"] = 1
