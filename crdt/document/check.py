@@ -9,8 +9,9 @@ from pathlib import Path
 from lattica.crdt.entries.header import Entry, Kind, check_entry
 from lattica.crdt.entries.remnant import header_of
 from lattica.crdt.keys.session import decode_certificate
-from lattica.crdt.log.disk.database import DocumentDatabase, read_genesis
+from lattica.crdt.log.disk.database import DocumentDatabase
 from lattica.crdt.log.disk.replica import load_keyring, load_log
+from lattica.crdt.log.disk.schema import read_genesis
 from lattica.crdt.log.feed import Feed
 from lattica.crdt.tree.search_tree import SearchTree
 from lattica.crdt.types.state import State

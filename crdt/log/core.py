@@ -18,8 +18,7 @@ from lattica.crdt.entries.chain import signed_part
 from lattica.crdt.entries.fork import ForkProof
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import Entry, Kind
-from lattica.crdt.entries.writing import sign_entry
-from lattica.crdt.keys.session import SessionKey, decode_certificate
+from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.log.authority import Authority
 from lattica.crdt.log.clock import HybridClock, milliseconds_of
 from lattica.crdt.log.config import LogConfig
@@ -30,12 +29,8 @@ from lattica.crdt.log.outcome import Outcome
 from lattica.crdt.log.prefix import FeedPrefix
 from lattica.crdt.log.waiting import WaitingEntries
 from lattica.nat.base.errors import (
-    AccessDeniedError,
-    LocalProtocolError,
     RemoteProtocolError,
-    ResourceLimitError,
 )
-from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.limits.token_bucket import TokenBucket, take
 
 _ABOUT_RIGHTS: Final = (Kind.GRANT, Kind.REVOKE)
@@ -68,10 +63,11 @@ class Log:
         self._waiting = WaitingEntries()
         self._early: dict[bytes, int] = {}
         """By author, the time in ms since 1970 of the entry that waits for it."""
-        self._authority = Authority(genesis)
-        self.rights = self._authority.rights
+        self.authority = Authority(genesis)
+        """What entries say of rights."""
+        self.rights = self.authority.rights
         """Who may do what; None: everybody may write."""
-        self._forks = Forks(self.feeds, self._waiting, self._authority, entry_at)
+        self._forks = Forks(self.feeds, self._waiting, self.authority, entry_at)
 
     # What is here.
 
@@ -132,8 +128,8 @@ class Log:
     def restore_rights(self, entries: Iterable[Entry]) -> None:
         """Learn the rights that admitted entries give; after :meth:`restore`."""
         for entry in entries:
-            self._authority.learn(self.feeds[entry.header.author], entry)
-        self._authority.is_changed = False
+            self.authority.learn(self.feeds[entry.header.author], entry)
+        self.authority.is_changed = False
 
     def receive(self, entries: Sequence[Entry], peer: object, now_ms: int, now: float) -> Outcome:
         """Take a chain of this document that :func:`~lattica.crdt.entries.chain.verify_chain`
@@ -214,75 +210,9 @@ class Log:
 
     # What is written here.
 
-    def prepare(
-        self,
-        session: SessionKey,
-        identity: Identity,
-        payloads: Sequence[tuple[Kind, bytes, tuple[bytes, ...]]],
-        now_ms: int,
-        capability: bytes = b"",
-    ) -> list[Entry]:
-        """Sign entries of one's own: for each kind, payload and dependencies, in order.
-
-        Nothing is changed here: :meth:`commit` does that once they are safe on disk, and before
-        they are sent. A session that is new begins with its certificate.
-
-        Raises:
-            LocalProtocolError: a payload is too large, a dependency is not here, or the session
-                has forked.
-            AccessDeniedError: the identity has no right to write.
-            ResourceLimitError: the quota of the session is used up.
-        """
-        doc_id, author = self.genesis.doc_id, session.author
-        feed = self.feeds.get(author) or Feed(author)
-        if feed.fork is not None:
-            raise LocalProtocolError("this session has contradicted itself; begin another one")
-        for _, payload, deps in payloads:
-            if len(payload) > self.genesis.limits.entry_bytes:
-                raise LocalProtocolError(
-                    f"an entry of {len(payload)} bytes, where {self.genesis.limits.entry_bytes} "
-                    "are allowed"
-                )
-            if not self._dependencies.known.issuperset(deps):
-                raise LocalProtocolError("an entry that depends on one that is not here")
-        items = list(payloads)
-        if not feed.ids:
-            certificate = session.certificate(identity, doc_id, capability).encode()
-            items.insert(0, (Kind.SESSION, certificate, ()))
-        entries: list[Entry] = []
-        seq, prev, size = len(feed.ids), feed.ids[-1] if feed.ids else doc_id, feed.size
-        for kind, payload, deps in items:
-            hlc = self.clock.tick(now_ms)
-            entry = sign_entry(session, doc_id, seq, prev, hlc, kind, payload, deps)
-            entries.append(entry)
-            seq, prev, size = seq + 1, entry.id, size + entry.size
-        self._check_own(entries, identity.public_key.data)
-        if size > self.genesis.limits.author_bytes:
-            raise ResourceLimitError(
-                f"a session may write {self.genesis.limits.author_bytes} bytes to this document"
-            )
-        return entries
-
-    def _check_own(self, entries: Sequence[Entry], identity: bytes) -> None:
-        """Raises AccessDeniedError if not all entries that are written here may be."""
-        rights = self.rights
-        if rights is None:
-            return
-        first = entries[0]
-        if first.header.seq == 0:
-            self._authority.learn_certificate(first)
-        try:
-            if any(rights.verdict(e.header, identity) is not Verdict.ALLOWED for e in entries):
-                raise AccessDeniedError(
-                    "this peer has no right to write to the document, or no more; an owner can "
-                    "give it one"
-                )
-        finally:
-            if first.header.seq == 0:
-                rights.forget(first.id)
-
     def commit(self, entries: Sequence[Entry], identity: bytes, now_ms: int) -> Outcome:
-        """Admit entries of :meth:`prepare`, the last that was prepared for their session.
+        """Admit entries of :func:`~lattica.crdt.log.own.prepare`, the last that was prepared for
+        their session.
 
         `identity` is the key of the identity that vouches for it.
         """
@@ -322,15 +252,15 @@ class Log:
 
     def _reconsider(self, now_ms: int, outcome: Outcome) -> None:
         """Withdraw what rights do not cover any more, and admit what they cover now."""
-        while self._authority.is_changed:
-            self._authority.is_changed = False
+        while self.authority.is_changed:
+            self.authority.is_changed = False
             admitted = {(each.header.author, each.header.seq): each for each in outcome.admitted}
             for feed in [*self.feeds.values()]:
                 self._withdraw(feed, admitted, outcome)
-            if not self._authority.is_changed:
+            if not self.authority.is_changed:
                 self._drain(self._waiting.authors(), now_ms, outcome)
             for feed in [*self.feeds.values()]:
-                if feed.is_cut and not self._authority.is_changed:
+                if feed.is_cut and not self.authority.is_changed:
                     self._admit_again(feed, now_ms, outcome)
 
     def _admit_again(self, feed: Feed, now_ms: int, outcome: Outcome) -> None:
@@ -385,7 +315,7 @@ class Log:
                 break
             # Only what is withdrawn has vouched for it.
             seq, size = seq - 1, size - entry.size
-        self._authority.forget(feed.ids[seq:])
+        self.authority.forget(feed.ids[seq:])
         del feed.ids[seq:]
         feed.size, feed.hlc, feed.is_cut = size, hlc, True
         self._waiting.drop(feed.author)
@@ -546,7 +476,7 @@ class Log:
                 return f"{error}"
             feed.identity = certificate.identity
             try:
-                self._authority.learn_certificate(entry)
+                self.authority.learn_certificate(entry)
             except RemoteProtocolError as error:
                 return f"{error}"
         return ""
@@ -560,5 +490,5 @@ class Log:
         outcome.admitted += entries
         for entry in entries:
             self._dependencies.known.add(entry.id)
-            self._authority.learn(feed, entry)
+            self.authority.learn(feed, entry)
         return entries

@@ -13,7 +13,6 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Final
 
 import trio
@@ -23,6 +22,7 @@ from lattica.crdt.document import Received
 from lattica.crdt.log.errors import ContradictionError, StoreError
 from lattica.crdt.log.outcome import Outcome
 from lattica.crdt.store.exchanges import Exchanges, ReplicatedSource
+from lattica.crdt.store.member import Member
 from lattica.crdt.store.news import MAX_NEWS, Seal
 from lattica.crdt.store.outbox import Outbox
 from lattica.crdt.store.surroundings import Discovery, Topic
@@ -65,25 +65,6 @@ _SILENT_AFTER: Final = 10.0
 waits for it no longer."""
 _MOST_WAITED: Final = 60.0
 """Seconds for which it waits for those that it need not wait for."""
-
-
-@dataclass(slots=True, eq=False)
-class Member:
-    """A connected peer that has the document, or may have it."""
-
-    peer: PeerId
-    scope: trio.CancelScope
-    backoff: Backoff
-    outbox: Outbox = field(default_factory=Outbox)
-    has_it: bool = False
-    wanted: trio.Event = field(default_factory=trio.Event)
-    """Set when an exchange is due."""
-    news: trio.Event = field(default_factory=trio.Event)
-    """Set when the outbox has something."""
-    synced_at: int = -1
-    """The number that the last exchange had which came to its end."""
-    moved_at: float = -math.inf
-    """When it last sent news in an exchange, or took some."""
 
 
 class Replicator:

@@ -18,8 +18,8 @@ from lattica.crdt.entries.genesis import Genesis, Limits, Mode, Recovery, decode
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.keys.identities import identity_key
 from lattica.crdt.log.config import LogConfig
-from lattica.crdt.log.disk.database import read_genesis
 from lattica.crdt.log.disk.replica import Replica
+from lattica.crdt.log.disk.schema import read_genesis
 from lattica.crdt.log.errors import StoreError
 from lattica.crdt.store.shared_document import SharedDocument
 from lattica.crdt.store.surroundings import Discovery, Topic, Topics

@@ -25,79 +25,23 @@ from lattica.crdt.entries.header import ID_BYTES, ID_CONTEXT, Entry, Kind, decod
 from lattica.crdt.entries.remnant import remnant_of, size_of, split_remnants
 from lattica.crdt.keys.session import SessionKey
 from lattica.crdt.log.disk.arrival import ARRIVED, STAND_IN_BYTES, Arrival, drop, left_over, runs
-from lattica.crdt.log.errors import (
-    StoreCorruptError,
-    StoreError,
-    StoreFullError,
-    StoreInUseError,
+from lattica.crdt.log.disk.schema import (
+    INSERT,
+    OF_KEYS,
+    OF_RIGHTS,
+    SCHEMA,
+    VERSION,
+    corrupt,
+    named,
 )
+from lattica.crdt.log.errors import StoreCorruptError, StoreError
 from lattica.crdt.log.feed import Feed
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
 
-_VERSION: Final = 2
-_SCHEMA: Final = """
-CREATE TABLE document (doc_id BLOB NOT NULL, genesis BLOB NOT NULL);
-CREATE TABLE session (seed BLOB NOT NULL, inode INTEGER NOT NULL);
-CREATE TABLE author (
-    number INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, identity BLOB NOT NULL, fork BLOB);
-CREATE TABLE entry (
-    author INTEGER NOT NULL, seq INTEGER NOT NULL, id BLOB NOT NULL, header BLOB NOT NULL,
-    signature BLOB NOT NULL, payload BLOB, hlc BLOB NOT NULL, size INTEGER NOT NULL,
-    is_admitted INTEGER NOT NULL, PRIMARY KEY (author, seq, id)) WITHOUT ROWID;
-CREATE TABLE pruned (
-    author INTEGER NOT NULL, seq INTEGER NOT NULL, ids BLOB NOT NULL, remnants BLOB NOT NULL,
-    size INTEGER NOT NULL, PRIMARY KEY (author, seq)) WITHOUT ROWID;
-"""
-"""In `pruned` are runs of entries that are gone: from a sequence number on their IDs, what is left
-of their headers, and their bytes."""
 _BATCH: Final = 128
 """Entries that are read in a turn."""
 _BIN32: Final = b"\xc4\x20"
 """What canonical data have in front of 32 bytes."""
-_INSERT: Final = (
-    "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
-    # Withdrawn once, and admitted again.
-    "ON CONFLICT DO UPDATE SET is_admitted = max(is_admitted, excluded.is_admitted), signature = "
-    # With which it is admitted now: that may be its own, where the other was not.
-    "CASE WHEN excluded.is_admitted > is_admitted THEN excluded.signature ELSE signature END"
-)
-
-
-def _of_kinds(*kinds: Kind) -> str:
-    """Finds entries that may be of these kinds: their headers say what they are."""
-    wanted = ", ".join(f"x'{kind:02x}'" for kind in kinds)
-    # The kind stands before the hash and the size of the payload, of which the length differs.
-    places = [f"substr(header, -{35 + size}, 1) IN ({wanted})" for size in (1, 2, 3, 5)]
-    return f"({' OR '.join(places)})"
-
-
-_RIGHTS: Final = _of_kinds(Kind.GRANT, Kind.REVOKE)
-_KEYS: Final = _of_kinds(Kind.KEY)
-
-
-def read_genesis(path: Path) -> Genesis:
-    """What the document of a file is, which has to be there.
-
-    Raises:
-        StoreInUseError: another program has it open.
-        StoreCorruptError: it is damaged.
-        StoreError: it cannot be read, or is no document's.
-    """
-    if not path.is_file():
-        raise StoreError(f"{path} is no file")
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", timeout=0, uri=True)
-    try:
-        doc_id, encoded = db.execute("SELECT doc_id, genesis FROM document").fetchone()
-        return decode_genesis(encoded, doc_id)
-    except RemoteProtocolError as error:
-        raise StoreCorruptError(_corrupt(path, f"{error}")) from None
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_NOTADB):  # no such table
-            raise StoreError(f"{path} is not the file of a document") from None
-        raise _named(path, error) from None
-    finally:
-        db.close()
 
 
 class DocumentDatabase:
@@ -140,12 +84,12 @@ class DocumentDatabase:
         try:
             (version,) = db.execute("PRAGMA user_version").fetchone()
             if version == 0:
-                for statement in _SCHEMA.split(";"):
+                for statement in SCHEMA.split(";"):
                     db.execute(statement)
                 row = (self._genesis.doc_id, self._genesis.encode())
                 db.execute("INSERT INTO document VALUES (?, ?)", row)
-                db.execute(f"PRAGMA user_version={_VERSION}")
-            elif version != _VERSION:
+                db.execute(f"PRAGMA user_version={VERSION}")
+            elif version != VERSION:
                 raise StoreError(f"{self.path} is of version {version}, which is not known here")
             drop(db, left_over(db))
             db.execute("COMMIT")
@@ -334,7 +278,7 @@ class DocumentDatabase:
     def entries_about_rights(self) -> Iterator[Entry]:
         """Admitted entries that give rights or take them back, and the certificates."""
         for entry in self._select(
-            f"WHERE is_admitted AND {ARRIVED} AND (seq = 0 OR {_RIGHTS})", ()
+            f"WHERE is_admitted AND {ARRIVED} AND (seq = 0 OR {OF_RIGHTS})", ()
         ):
             if entry.header.kind in (Kind.SESSION, Kind.GRANT, Kind.REVOKE):
                 yield entry
@@ -342,7 +286,7 @@ class DocumentDatabase:
     def entries_about_keys(self) -> Iterator[tuple[Entry, bool]]:
         """Entries about read keys, and whether they are admitted; others may be withdrawn."""
         for where, is_admitted in (("is_admitted", True), ("NOT is_admitted", False)):
-            for entry in self._select(f"WHERE {where} AND {ARRIVED} AND {_KEYS}", ()):
+            for entry in self._select(f"WHERE {where} AND {ARRIVED} AND {OF_KEYS}", ()):
                 if entry.header.kind == Kind.KEY:
                     yield entry, is_admitted
 
@@ -460,7 +404,7 @@ class DocumentDatabase:
     def insert(self, entries: Iterable[Entry], number: int, *, is_admitted: bool) -> None:
         """Keep entries of the author with this number; in a transaction."""
         self._db.executemany(
-            _INSERT,
+            INSERT,
             [
                 (
                     number,
@@ -548,7 +492,7 @@ class DocumentDatabase:
         return os.stat(self.path).st_ino & 2**63 - 1
 
     def _corrupt(self, what: str) -> str:
-        return _corrupt(self.path, what)
+        return corrupt(self.path, what)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -557,7 +501,7 @@ class DocumentDatabase:
         except sqlite3.ProgrammingError as error:  # closed
             raise StoreError(f"{self.path}: {error}") from None
         except sqlite3.Error as error:
-            raise _named(self.path, error) from None
+            raise named(self.path, error) from None
 
 
 def _add_pruned(feed: Feed, gone: dict[int, tuple[bytes, int]]) -> None:
@@ -570,24 +514,3 @@ def _add_pruned(feed: Feed, gone: dict[int, tuple[bytes, int]]) -> None:
 
 def _split_ids(ids: bytes) -> list[bytes]:
     return [ids[place : place + ID_BYTES] for place in range(0, len(ids), ID_BYTES)]
-
-
-def _corrupt(path: Path, what: str) -> str:
-    return (
-        f"{path} is damaged: {what}. When it is opened, what is good of it goes into a new file; "
-        "the rest comes back from peers that have it"
-    )
-
-
-def _named(path: Path, error: sqlite3.Error) -> StoreError:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return StoreInUseError(f"{path} is in use by another program")
-    if code == sqlite3.SQLITE_FULL:
-        return StoreFullError(f"no space is left for {path}")
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
-        # The last: a table or column is not there any more.
-        return StoreCorruptError(_corrupt(path, f"{error}"))
-    if code == sqlite3.SQLITE_IOERR:
-        return StoreError(f"{path}: {error}; the disk fails, or a quota is used up")
-    return StoreError(f"{path}: {error}")

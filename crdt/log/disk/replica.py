@@ -27,6 +27,7 @@ from lattica.crdt.log.disk.salvage import salvage
 from lattica.crdt.log.errors import ContradictionError, StoreCorruptError
 from lattica.crdt.log.feed import Feed
 from lattica.crdt.log.outcome import Outcome
+from lattica.crdt.log.own import prepare
 from lattica.crdt.log.prefix import FeedPrefix, whole_chains
 from lattica.nat.base.keys.identity import Identity
 
@@ -182,7 +183,7 @@ class Replica:
             (kind, payload, deps[number] if deps else ())
             for number, (kind, payload) in enumerate(payloads)
         ]
-        entries = self.log.prepare(session, self._identity, items, now_ms, self.capability)
+        entries = prepare(self.log, session, self._identity, items, now_ms, self.capability)
         identity = self._identity.public_key.data
         self._database.keep_own(entries, identity)
         outcome = self.log.commit(entries, identity, now_ms)

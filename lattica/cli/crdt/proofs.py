@@ -64,7 +64,7 @@ def prove_command(
         lattica crdt verify proof.json --document ID --signer 12D3KooW…
     """
     from lattica.crdt.document import Document
-    from lattica.crdt.log.disk.database import read_genesis
+    from lattica.crdt.log.disk.schema import read_genesis
     from lattica.crdt.proofs.json_form import proof_to_json
     from lattica.nat.base.keys.identity import Identity
 

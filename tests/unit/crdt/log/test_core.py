@@ -13,6 +13,7 @@ from lattica.crdt.entries.genesis import Genesis, Limits
 from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.log.config import LogConfig
+from lattica.crdt.log.own import prepare
 from lattica.errors import ConfigError, LocalProtocolError, RemoteProtocolError, ResourceLimitError
 from tests.support.crdt.chains import DOC, START, Writer
 from tests.support.crdt.logs import NOW, MemoryLog
@@ -250,21 +251,25 @@ def test_what_is_written_here_is_a_chain_and_later_than_all_that_was_seen():
     other = Writer(b"a").chain(3)
     replica.receive(other)
     identity = writer.identity.public_key.data
-    first = replica.log.prepare(
-        writer.session, writer.identity, [(Kind.REGISTER, b"\xc0", ())], START - 5_000
+    first = prepare(
+        replica.log, writer.session, writer.identity, [(Kind.REGISTER, b"\xc0", ())], START - 5_000
     )
     assert (
-        replica.log.prepare(writer.session, writer.identity, [(Kind.REGISTER, b"\xc0", ())], START)[
-            0
-        ].header.seq
+        prepare(
+            replica.log, writer.session, writer.identity, [(Kind.REGISTER, b"\xc0", ())], START
+        )[0].header.seq
         == 0
     )
     verify_chain(first)
     assert [entry.header.kind for entry in first] == [Kind.SESSION, Kind.REGISTER]
     assert first[0].header.hlc > other[-1].header.hlc
     assert replica.keep(replica.log.commit(first, identity, NOW)).admitted == first
-    more = replica.log.prepare(
-        writer.session, writer.identity, [(Kind.REGISTER, b"\xc0", (other[0].id,))] * 2, NOW
+    more = prepare(
+        replica.log,
+        writer.session,
+        writer.identity,
+        [(Kind.REGISTER, b"\xc0", (other[0].id,))] * 2,
+        NOW,
     )
     replica.keep(replica.log.commit(more, identity, NOW))
     fresh = MemoryLog()
@@ -278,17 +283,17 @@ def test_what_cannot_be_written_here_is_said():
     log = MemoryLog(genesis).log
     write = (writer.session, writer.identity)
     with pytest.raises(LocalProtocolError, match="11 bytes"):
-        log.prepare(*write, [(Kind.REGISTER, bytes(11), ())], NOW)
+        prepare(log, *write, [(Kind.REGISTER, bytes(11), ())], NOW)
     with pytest.raises(LocalProtocolError, match="not here"):
-        log.prepare(*write, [(Kind.REGISTER, b"\xc0", (bytes(32),))], NOW)
+        prepare(log, *write, [(Kind.REGISTER, b"\xc0", (bytes(32),))], NOW)
     with pytest.raises(ResourceLimitError, match="1000 bytes"):
-        log.prepare(*write, [(Kind.REGISTER, b"\xc0", ())] * 6, NOW)
+        prepare(log, *write, [(Kind.REGISTER, b"\xc0", ())] * 6, NOW)
     replica = MemoryLog()
     proof = find_fork(Writer(b"own").chain(2)[1], Writer(b"own").chain(2, "other")[1])
     assert proof is not None
     replica.receive_fork(proof)
     with pytest.raises(LocalProtocolError, match="contradicted itself"):
-        replica.log.prepare(*write, [(Kind.REGISTER, b"\xc0", ())], NOW)
+        prepare(replica.log, *write, [(Kind.REGISTER, b"\xc0", ())], NOW)
 
 
 @pytest.mark.parametrize(
