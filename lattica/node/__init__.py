@@ -3,36 +3,24 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, AsyncExitStack, suppress
+from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import replace
-from functools import partial
 from itertools import starmap
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
 from lattica.config import NodeConfig, load_config, require_config
-from lattica.dht.errors import DhtError
-from lattica.dht.topics.service.records import PeerRecords
-from lattica.nat.base.checks import check_timeout, with_type
+from lattica.nat.base.checks import check_timeout
 from lattica.nat.base.concurrency.exception_groups import leaves, unwrapped
-from lattica.nat.base.errors import (
-    AddressError,
-    ConnectionClosedError,
-    DialError,
-    LatticaError,
-    LocalProtocolError,
-    NotConnectedError,
-)
+from lattica.nat.base.errors import ConnectionClosedError, LocalProtocolError
 from lattica.nat.base.in_process import NodeInProcess
 from lattica.nat.base.keys.identity import Identity, PeerId
 from lattica.nat.base.keys.key_lock import KeyLock
-from lattica.nat.base.keys.peer_id import as_peer_id, parse_peer_id
-from lattica.nat.base.net.addresses import parse_multiaddr, split_peer, with_peer
+from lattica.nat.base.keys.peer_id import as_peer_id
+from lattica.nat.base.net.addresses import with_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
@@ -44,6 +32,8 @@ from lattica.nat.swarm.status import ConnectionStatus, PathStatus, PeerStatus
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.parts import Traversal
 from lattica.node.bootstrap import BootstrapPeers
+from lattica.node.reaching import AddrLike, Reaching, as_addr, read_target
+from lattica.node.services import Services
 
 if TYPE_CHECKING:
     from lattica.crdt.store.store import Store
@@ -57,11 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ConnectionStatus", "Node", "PathStatus", "PeerStatus"]
 
-_FIND_TIMEOUT = 20.0
-"""Seconds that the DHT has to find a peer."""
-
 PeerLike = PeerId | str
-AddrLike = Multiaddr | str
 
 
 class Node(NodeInProcess):
@@ -93,8 +79,7 @@ class Node(NodeInProcess):
         require_config(config)
         self.config = load_config() if config is None else config
         path = self.config.identity_path if identity is None else None
-        self._is_for_now = path is None and identity is None
-        """Whether the key lives as long as the node."""
+        is_for_now = path is None and identity is None
         if identity is None:
             identity = Identity.generate() if path is None else Identity.load_or_create(path)
         self.identity = identity
@@ -105,16 +90,15 @@ class Node(NodeInProcess):
         self.swarm = Swarm(identity, swarm_config)
         self._identify = serve_standard(self.swarm)
         self._host: Host | None = None
-        self._rpc: Rpc | None = None
-        self._ports: Ports | None = None
-        self._topics: Topics | None = None
-        self._discovery: Discovery | None = None
-        self._store: Store | None = None
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self._dht: Dht | None = None
-        self._nursery: trio.Nursery | None = None
-        self._closing = False
         self._bootstrap = BootstrapPeers(self.swarm, self.config.bootstrap)
+        self._services = Services(
+            self, self._identify, self._bootstrap, key_file=path, is_for_now=is_for_now
+        )
+        self._reaching = Reaching(
+            self.swarm,
+            lambda may_begin: self._services.dht_to_ask(may_begin=may_begin),
+            knows_others=bool(self.config.bootstrap or self.config.nat.relay.relays),
+        )
         self.traversal = Traversal(
             self.swarm,
             self.config.nat,
@@ -123,10 +107,6 @@ class Node(NodeInProcess):
         )
         self._relay_for_members()
         self._identify.on_push.append(self.traversal.paths.peer_changed)
-        self._records = PeerRecords()
-        self._identify.on_identified.append(
-            lambda connection, said: self._records.take(connection.peer_id, said.signed_record)
-        )
         self._exit = AsyncExitStack()
 
     def __repr__(self) -> str:
@@ -146,7 +126,7 @@ class Node(NodeInProcess):
                 if self._key_file is not None:
                     stack.enter_context(KeyLock(self._key_file, self.identity))
                 nursery = await stack.enter_async_context(trio.open_nursery())
-                self._nursery = nursery
+                self._services.nursery = nursery
                 await nursery.start(self.swarm.run)
                 stack.push_async_callback(self.swarm.close)
                 await nursery.start(self.traversal.run)
@@ -154,8 +134,8 @@ class Node(NodeInProcess):
                 await nursery.start(self._bootstrap.run)
                 # Before the swarm closes: connections that end then are not to be replaced.
                 stack.callback(self._bootstrap.stop)
-                stack.push_async_callback(self._close_services)
-                self._start_services()
+                stack.push_async_callback(self._services.aclose)
+                self._services.start()
                 self._exit = stack.pop_all()
         except BaseExceptionGroup as group:
             # That a nursery is in use here is nobody's business.
@@ -225,12 +205,7 @@ class Node(NodeInProcess):
         Raises:
             LocalProtocolError: the node does not run.
         """
-        if self._rpc is None:
-            nursery = self._running("node.rpc")
-            from lattica.rpc.rpc import Rpc
-
-            self._rpc = Rpc(self, nursery, self.config.rpc)
-        return self._rpc
+        return self._services.rpc
 
     @property
     def ports(self) -> Ports:
@@ -242,13 +217,7 @@ class Node(NodeInProcess):
         Raises:
             LocalProtocolError: the node does not run.
         """
-        if self._ports is None:
-            nursery = self._running("node.ports")
-            from lattica.rpc.ports.ports import Ports, secret_of
-
-            secret = secret_of(self.identity.seed)
-            self._ports = Ports(self, nursery, self.config.ports, secret=secret)
-        return self._ports
+        return self._services.ports
 
     @property
     def topics(self) -> Topics:
@@ -259,22 +228,7 @@ class Node(NodeInProcess):
         Raises:
             LocalProtocolError: the node does not run.
         """
-        if self._topics is None:
-            nursery = self._running("node.topics")
-            from lattica.dht.topics.service.topics import Topics
-            from lattica.nat.quic.qh3.signatures import ed25519_signer
-            from lattica.node.discovery import seek_members
-
-            self._topics = Topics(
-                self,
-                nursery,
-                self.config.topics,
-                sign=ed25519_signer(self.identity.seed),
-                record_of=self._records.get,
-                seek=partial(seek_members, self),
-                open_stream=self.swarm.open_stream,
-            )
-        return self._topics
+        return self._services.topics
 
     @property
     def discovery(self) -> Discovery:
@@ -287,12 +241,7 @@ class Node(NodeInProcess):
         Raises:
             LocalProtocolError: the node does not run.
         """
-        if self._discovery is None:
-            nursery = self._running("node.discovery")
-            from lattica.node.discovery import make_discovery
-
-            self._discovery = make_discovery(self, nursery, self._identify.own_record)
-        return self._discovery
+        return self._services.discovery
 
     def topic(self, name: str) -> Topic:
         """A topic, to publish and to subscribe to; see :class:`Topic`.
@@ -312,40 +261,7 @@ class Node(NodeInProcess):
         Raises:
             LocalProtocolError: the node does not run.
         """
-        if self._store is None:
-            nursery = self._running("node.store")
-            from lattica.crdt.store.store import Store
-            from lattica.node.discovery import DocumentDiscovery, DocumentTopic, finds_strangers
-
-            self._store = Store(
-                self,
-                nursery,
-                self.identity,
-                self._store_folder(),
-                self.config.store,
-                topics=lambda name: DocumentTopic(self.topic(name)),
-                discovery=DocumentDiscovery(self) if finds_strangers(self) else None,
-            )
-        return self._store
-
-    def _store_folder(self) -> Path:
-        if self.config.store.path is not None:
-            return self.config.store.path
-        if not self._is_for_now:
-            return self.config.data_dir / "store" / str(self.peer_id)
-        self._temporary = tempfile.TemporaryDirectory(prefix="lattica-store-")
-        return Path(self._temporary.name)
-
-    def _start_services(self) -> None:
-        """What others are to find here before anything is asked of it."""
-        if self.config.discovery.point.serve:
-            from lattica.dht.rendezvous.service import RendezvousService
-
-            RendezvousService(self, self.config.discovery.point)
-        if self.config.discovery.mdns:
-            _ = self.discovery
-        if self.config.dht.enabled:
-            _ = self.dht
+        return self._services.store
 
     @property
     def dht(self) -> Dht:
@@ -356,40 +272,13 @@ class Node(NodeInProcess):
         Raises:
             LocalProtocolError: the node does not run.
         """
-        if self._dht is None:
-            nursery = self._running("node.dht")
-            from lattica.dht.dht import Dht
-            from lattica.node.dht_ties import SwarmTies
-
-            config = self.config.dht
-            path = config.store_path
-            if path is None and self._key_file is not None:
-                path = self.config.data_dir / "dht" / f"{self.peer_id}.sqlite"
-            ties = SwarmTies(self.swarm, lambda: self._bootstrap.peer_ids)
-            self._dht = Dht(
-                self,
-                nursery,
-                config,
-                identity=self.identity,
-                ties=ties,
-                names=self.swarm.told_names,
-                path=path,
-            )
-        return self._dht
+        return self._services.dht
 
     @property
     def in_use(self) -> frozenset[str]:
         """Which of :attr:`rpc`, :attr:`ports`, :attr:`topics`, :attr:`discovery`, :attr:`store` and
         :attr:`dht` have begun, by these names: to look at them begins them."""
-        made = {
-            "rpc": self._rpc,
-            "ports": self._ports,
-            "topics": self._topics,
-            "discovery": self._discovery,
-            "store": self._store,
-            "dht": self._dht,
-        }
-        return frozenset(name for name, service in made.items() if service is not None)
+        return self._services.in_use
 
     def _relay_for_members(self) -> None:
         """Have a node that relays serve the members of documents that it says."""
@@ -402,36 +291,14 @@ class Node(NodeInProcess):
         service.access = MembersAccess(
             lists_of(config),
             config.allow_documents,
-            lambda: () if self._store is None else self._store.opened(),
+            self._services.opened_documents,
         )
-
-    def _running(self, name: str) -> trio.Nursery:
-        if self._nursery is None or self._closing:
-            raise LocalProtocolError(f"{name} is there while the node runs")
-        return self._nursery
-
-    async def _close_services(self) -> None:
-        self._closing = True
-        if self._discovery is not None:
-            await self._discovery.aclose()
-        if self._store is not None:  # its documents listen to topics
-            await self._store.aclose()
-        if self._topics is not None:
-            await self._topics.aclose()
-        if self._temporary is not None:
-            self._temporary.cleanup()
-        if self._ports is not None:
-            await self._ports.aclose()
-        if self._rpc is not None:
-            await self._rpc.aclose()
-        if self._dht is not None:
-            await self._dht.aclose()
 
     # --- peers ---
 
     def add_address(self, peer: PeerLike, addr: AddrLike) -> None:
         """Remember an address of a peer, for :meth:`connect` by peer ID."""
-        self.swarm.address_book.add(as_peer_id(peer), [_addr(addr)], GIVEN_TTL)
+        self.swarm.address_book.add(as_peer_id(peer), [as_addr(addr)], GIVEN_TTL)
 
     async def connect(
         self,
@@ -455,56 +322,15 @@ class Node(NodeInProcess):
             NotConnectedError: no address is known, nor to the DHT.
             TimeoutError: after `timeout` seconds.
         """
-        peer_id, addrs = self._targets(target)
+        peer_id, addrs = read_target(target)
         with trio.move_on_after(check_timeout(timeout)):
             return (await self._dial(peer_id, addrs)).peer_id
         raise TimeoutError(f"no connection to {peer_id or addrs[0]} within {timeout:g} s")
 
-    def _targets(
-        self, target: AddrLike | PeerId | Sequence[AddrLike]
-    ) -> tuple[PeerId | None, list[Multiaddr]]:
-        if isinstance(target, PeerId):
-            return target, []
-        if isinstance(target, str) and not target.lstrip().startswith("/") and ":" not in target:
-            return parse_peer_id(target), []
-        several = isinstance(target, Sequence) and not isinstance(target, (str, bytes, bytearray))
-        given = cast("Sequence[AddrLike]", target) if several else [cast("AddrLike", target)]
-        split = [split_peer(_addr(addr)) for addr in given]
-        peers = {peer for _, peer in split if peer is not None}
-        if len(peers) > 1 or not split:
-            raise LocalProtocolError("connect takes the addresses of one peer")
-        return (peers.pop() if peers else None), [addr for addr, _ in split]
-
     async def _dial(self, peer_id: PeerId | None, addrs: Sequence[Multiaddr]) -> Connection:
-        try:
-            connection = await self.swarm.connect(peer_id, addrs)
-        except (NotConnectedError, DialError) as error:
-            if peer_id is None or addrs:
-                raise
-            found = await self._find(peer_id, error)
-            connection = await self.swarm.dial(peer_id, found)
+        connection = await self._reaching.connect(peer_id, addrs)
         self._bootstrap.resume(connection.peer_id)
         return connection
-
-    async def _find(self, peer_id: PeerId, error: LatticaError) -> list[Multiaddr]:
-        """Where the DHT says that a peer is. Raises `error` where it does not know."""
-        # Where an address is known, and dead, nothing is begun for a second opinion.
-        others = self.config.bootstrap or self.config.nat.relay.relays
-        may_begin = others and isinstance(error, NotConnectedError)
-        is_wanted = self._dht is not None or may_begin
-        if not is_wanted or self._closing or peer_id == self.peer_id:
-            raise error
-        dht = self.dht
-        remembered = dht.remembered(peer_id)
-        if remembered is not None:
-            with suppress(DialError):
-                addrs = [split_peer(addr)[0] for addr in remembered.addrs]
-                return [(await self.swarm.dial(peer_id, addrs)).remote_addr]
-        with trio.move_on_after(_FIND_TIMEOUT), suppress(DhtError):
-            found = await dht.find_peer(peer_id)
-            if found is not None:
-                return [split_peer(addr)[0] for addr in found.addrs]
-        raise error
 
     async def wait_connected(self, peer: PeerLike, timeout: float = math.inf) -> None:
         """Wait until the peer is connected, whichever side dials.
@@ -673,14 +499,3 @@ def _check_trio() -> None:
             "Node runs under trio: use lattica.AsyncLattica with asyncio, and lattica.Lattica in "
             "programs without a loop"
         ) from None
-
-
-def _addr(addr: AddrLike) -> Multiaddr:
-    if isinstance(addr, Multiaddr):
-        return addr
-    if isinstance(addr, str):
-        return parse_multiaddr(addr)
-    raise AddressError(
-        f"not an address: {with_type(addr)}; pass a lattica Multiaddr or its text, as by "
-        "str(addr), and for a peer a PeerId or str(peer)"
-    )
