@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from typing import Any, TypeVar, cast
 
@@ -17,13 +18,23 @@ S = TypeVar("S")
 Target = Peer | Providers
 
 
-class Stub:
+class AnyStub(ABC):
+    """What :func:`with_options` takes: stubs of the node, and those of its facades."""
+
+    @abstractmethod
+    def _with(self, changes: dict[str, Any]) -> AnyStub:
+        """The same with other options. Raises TypeError, LocalProtocolError."""
+
+
+class Stub(AnyStub):
     """Has the methods of a service. To a type checker it is the service's class."""
 
     def __init__(
         self, client: Client, target: Target, service: Service, options: CallOptions
     ) -> None:
-        self._remake = lambda changed: Stub(client, target, service, changed)
+        self._remake: Callable[[CallOptions], Stub] = lambda changed: Stub(
+            client, target, service, changed
+        )
         self._options = options
         self._service = service.name
         for method in service.methods.values():
@@ -34,6 +45,9 @@ class Stub:
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"{self._service} has no method {name!r}")
+
+    def _with(self, changes: dict[str, Any]) -> Stub:
+        return self._remake(self._options.changed(changes))
 
 
 def _function(
@@ -77,7 +91,7 @@ class UnaryMethod:
         return self._client.begin(self._target, self._method, args, keywords, self._options, done)
 
 
-class NamedStub:
+class NamedStub(AnyStub):
     """Calls methods of a service by their names, without its class.
 
     `await stub.name(…)` is a unary call; `async for item in stub.name(…)` one whose results are
@@ -89,7 +103,9 @@ class NamedStub:
         self._target = target
         self._service = service
         self._options = options
-        self._remake = lambda changed: NamedStub(client, target, service, changed)
+        self._remake: Callable[[CallOptions], NamedStub] = lambda changed: NamedStub(
+            client, target, service, changed
+        )
         self._methods: dict[str, CalledMethod] = {}
 
     def __repr__(self) -> str:
@@ -99,6 +115,9 @@ class NamedStub:
         if name.startswith("_"):
             raise AttributeError(name)
         return lambda *args, **keywords: self.call_method(name, args, keywords)
+
+    def _with(self, changes: dict[str, Any]) -> NamedStub:
+        return self._remake(self._options.changed(changes))
 
     def call_method(self, name: str, args: tuple[Any, ...], keywords: dict[str, Any]) -> NamedCall:
         """A call of a method, whatever its name is."""
@@ -143,7 +162,8 @@ def unary_of(stub: NamedStub, name: str) -> UnaryMethod:
 
 
 def with_options(stub: S, **changes: Any) -> S:
-    """The same stub with other options: `with_options(stub, timeout=2.0).shout("a")`.
+    """The same stub with other options: `with_options(stub, timeout=2.0).shout("a")`. Stubs of
+    `Lattica` and `AsyncLattica`, too.
 
     `changes` are fields of :class:`~lattica.rpc.client.options.CallOptions`.
 
@@ -151,6 +171,6 @@ def with_options(stub: S, **changes: Any) -> S:
         TypeError: one of them is none.
         LocalProtocolError: a value is out of range, or it is no stub.
     """
-    if not isinstance(stub, (Stub, NamedStub)):
+    if not isinstance(stub, AnyStub):
         raise LocalProtocolError(f"not a stub: {stub!r:.100}")
-    return cast("S", stub._remake(stub._options.changed(changes)))
+    return cast("S", stub._with(changes))

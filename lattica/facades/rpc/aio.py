@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
 import trio
 
-from lattica.facades.rpc.core import END, End, FacadeStub, Items, StubMethods, ThreadItems
+from lattica.facades.rpc.core import (
+    END,
+    End,
+    FacadeNamedStub,
+    FacadeStub,
+    Items,
+    StubMethods,
+    ThreadItems,
+)
 from lattica.facades.rpc.unary import named_call, unary_call
 from lattica.facades.threads.bridge import Bridge
 from lattica.facades.threads.capture import captured
@@ -161,16 +169,9 @@ class AsyncStub(FacadeStub):
         return call
 
 
-class AsyncNamedStub:
+class AsyncNamedStub(FacadeNamedStub):
     """Calls methods of a service by their names: `await stub.name(…)` for one result,
     `async for item in stub.name(…)` for results that are streamed."""
-
-    def __init__(self, bridge: Bridge[Any], made: Any) -> None:
-        self._bridge = bridge
-        self._made = made
-
-    def __repr__(self) -> str:
-        return repr(self._made)
 
     def __getattr__(self, name: str) -> Callable[..., AsyncNamedCall]:
         if name.startswith("_"):

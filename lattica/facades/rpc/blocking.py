@@ -7,7 +7,14 @@ from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
-from lattica.facades.rpc.core import END, FacadeStub, Items, StubMethods, ThreadItems
+from lattica.facades.rpc.core import (
+    END,
+    FacadeNamedStub,
+    FacadeStub,
+    Items,
+    StubMethods,
+    ThreadItems,
+)
 from lattica.facades.rpc.unary import named_call, unary_call
 from lattica.facades.threads.bridge import Bridge
 from lattica.nat.base.errors import LocalProtocolError
@@ -148,16 +155,9 @@ class BlockingStub(FacadeStub):
         return call
 
 
-class BlockingNamedStub:
+class BlockingNamedStub(FacadeNamedStub):
     """Calls methods of a service by their names: `stub.name(…)` blocks for the one result, and
     `stub.name.stream(…)` is an iterator of results that are streamed."""
-
-    def __init__(self, bridge: Bridge[Any], made: Any) -> None:
-        self._bridge = bridge
-        self._made = made
-
-    def __repr__(self) -> str:
-        return repr(self._made)
 
     def __getattr__(self, name: str) -> BlockingNamedMethod:
         if name.startswith("_"):

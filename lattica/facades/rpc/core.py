@@ -9,6 +9,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import trio
 
 from lattica.facades.threads.bridge import Bridge
+from lattica.rpc.client.stubs import AnyStub, with_options
 from lattica.rpc.encoding.registry import TypeRegistry
 from lattica.rpc.errors import CallCancelledError
 from lattica.rpc.services.definition import Kind, define
@@ -101,7 +102,7 @@ class ThreadItems(Generic[T]):
             raise RuntimeError("the iterator raised StopAsyncIteration") from error
 
 
-class FacadeStub:
+class FacadeStub(AnyStub):
     """What the stubs of both facades are made of: `made`, which is the node's, and its methods."""
 
     def __init__(self, bridge: Bridge[Any], made: Any, methods: StubMethods) -> None:
@@ -111,6 +112,23 @@ class FacadeStub:
 
     def __repr__(self) -> str:
         return f"<stub of {self._methods.name}>"
+
+    def _with(self, changes: dict[str, Any]) -> FacadeStub:
+        return type(self)(self._bridge, with_options(self._made, **changes), self._methods)
+
+
+class FacadeNamedStub(AnyStub):
+    """The same for stubs that know the service by its name only."""
+
+    def __init__(self, bridge: Bridge[Any], made: Any) -> None:
+        self._bridge = bridge
+        self._made = made
+
+    def __repr__(self) -> str:
+        return repr(self._made)
+
+    def _with(self, changes: dict[str, Any]) -> FacadeNamedStub:
+        return type(self)(self._bridge, with_options(self._made, **changes))
 
 
 class StubMethods:

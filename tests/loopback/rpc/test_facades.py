@@ -14,7 +14,7 @@ import trio
 
 from lattica import AsyncLattica, Lattica, NodeConfig
 from lattica.config import load_config
-from lattica.errors import StreamResetError
+from lattica.errors import LocalProtocolError, StreamResetError
 from lattica.rpc import (
     BufferRef,
     CallContext,
@@ -22,6 +22,7 @@ from lattica.rpc import (
     LeaseEnd,
     NotFoundError,
     UnknownError,
+    with_options,
 )
 from tests.support.rpc.services import Workshop
 
@@ -106,6 +107,32 @@ def test_threads(tmp_path: Path) -> None:
         calls = [each for each in client.rpc.statistics().methods if each.method == "Plain.add"]
         assert calls[0].codes == {"OK": 3}
         plain.gate.set()
+
+
+def test_options_of_stubs_of_the_facades(tmp_path: Path) -> None:
+    async def main(address: Any) -> None:
+        async with AsyncLattica(config(tmp_path)) as client:
+            peer = await client.connect(address, timeout=60)
+            for service in (Workshop, "Workshop"):
+                stub: Any = await client.rpc.stub(peer, service)
+                told = await with_options(stub, metadata={"run": 8}).who()
+                assert told["metadata"] == {"run": 8}
+
+    with Lattica(config(tmp_path)) as server, Lattica(config(tmp_path)) as client:
+        server.rpc.serve(Workshop())
+        peer = client.connect(server.addrs[0], timeout=60)
+        for service in (Workshop, "Workshop"):
+            stub: Any = client.rpc.stub(peer, service)
+            assert with_options(stub, metadata={"run": 7}).who()["metadata"] == {"run": 7}
+            assert stub.who()["metadata"] == {}
+            with pytest.raises(DeadlineExceededError):
+                with_options(stub, timeout=0.1).wait(3600)
+            array = np.zeros(100_000)
+            assert with_options(stub, out=array).double(np.ones(100_000)) is array
+            assert array.sum() == 200_000
+        with pytest.raises(LocalProtocolError, match="not a stub"):
+            with_options(client.rpc, timeout=1.0)
+        asyncio.run(main(server.addrs[0]))
 
 
 def test_an_iterator_for_several_threads(tmp_path: Path) -> None:
