@@ -122,6 +122,15 @@ def open_below(top: Path, parts: Sequence[str], *, make: bool) -> int:
     return here
 
 
+def sync_directory(top: Path, parts: Sequence[str]) -> None:
+    """Have what was named in the directory `parts` below `top` stay so. Raises :class:`OSError`."""
+    place = open_below(top, parts, make=False)
+    try:
+        os.fsync(place)
+    finally:
+        os.close(place)
+
+
 def _open_step(here: int, part: str, top: Path) -> int:
     try:
         return os.open(part, _DIRECTORY | os.O_NOFOLLOW, dir_fd=here)

@@ -44,6 +44,7 @@ from lattica.content.disk import (
     set_executable,
     set_mode,
     storage_error,
+    sync_directory,
     write_all,
 )
 from lattica.content.download.local.former import Chosen, OtherFile, is_directory, make_root, mark
@@ -103,6 +104,8 @@ class PartialFiles:
         """By output and offset: hashes of what is kept of chunks that are not kept whole."""
         self._seals = Seals(plan.manifest.chunk_count)
         self._disturbances: Counter[int] = Counter()
+        self._named_in: set[tuple[str, ...]] = set()
+        """The directories in which files were given their names, by their parts."""
         self.verified: dict[int, FileState] = {}
         self.removed: list[OtherFile] = []
 
@@ -169,7 +172,7 @@ class PartialFiles:
             self._journal = -1
 
     def remove(self) -> None:
-        """Delete journal and directory, when every file has been finished."""
+        """Delete journal and directory, when every file has been finished, and its name synced."""
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def target(self, output: int) -> Path:
@@ -338,9 +341,12 @@ class PartialFiles:
     def disturbed(self) -> list[int]:
         """Verified outputs that somebody else has touched since; they count no longer.
 
+        What was given a name is synced before: nothing is left to wait for after a last look.
+
         Raises:
-            StorageError: a file is disturbed again and again.
+            StorageError: a file is disturbed again and again, or the disk refuses.
         """
+        self._sync_names()
         found = [output for output, state in self.verified.items() if self._state(output) != state]
         for output in found:
             del self.verified[output]
@@ -380,7 +386,7 @@ class PartialFiles:
             try:
                 with self._place(output) as (place, name):
                     descriptor = open_regular(name, os.O_RDWR | os.O_NOFOLLOW, dir_fd=place)
-                    os.fsync(place)
+                self._note_name(output)
             except OSError:
                 return self._numbers(output)
         try:
@@ -451,7 +457,7 @@ class PartialFiles:
         pieces: Iterable[Piece],
         checkpoint: Callable[[], None],
     ) -> list[int]:
-        buffer = memoryview(bytearray(MAX_CHUNK_BYTES))
+        buffer = memoryview(bytearray(min(MAX_CHUNK_BYTES, self._plan.outputs[output].size)))
         lost = []
         for piece in pieces:
             checkpoint()
@@ -493,11 +499,27 @@ class PartialFiles:
                 self._unfinished.entered() as unfinished,
             ):
                 os.replace(str(output), name, src_dir_fd=unfinished, dst_dir_fd=place)
-                os.fsync(place)
+                self._note_name(output)
                 break
             if not os.fstat(descriptor).st_nlink:
                 return False
         return True
+
+    def _sync_names(self) -> None:
+        """Sync the directories in which files were given their names: once each, and not for each
+        file. What a crash of the machine takes back before is in the journal.
+        """
+        named_in, self._named_in = self._named_in, set()
+        for above in {parts[:depth] for parts in named_in for depth in range(len(parts) + 1)}:
+            try:
+                sync_directory(self._out_dir, above)
+            except FileNotFoundError:
+                pass  # removed by somebody else since
+            except OSError as error:
+                raise storage_error(error, self._out_dir.joinpath(*above)) from None
+
+    def _note_name(self, output: int) -> None:
+        self._named_in.add(PurePosixPath(self._plan.outputs[output].path).parent.parts)
 
     def _look_at_name(self, output: int, verified: os.stat_result) -> list[int] | None:
         """Whether the file of that name is the one that was read back, as it was then."""

@@ -579,6 +579,30 @@ async def test_idle_client_is_let_go(tmp_path):
         assert not node.handler_errors
 
 
+async def test_directories_are_synced_once_each_while_the_journal_is_there(tmp_path, monkeypatch):
+    source, out = tmp_path / "source", tmp_path / "out"
+    (source / "a" / "b").mkdir(parents=True)
+    for number in range(12):
+        (source / "a" / "b" / f"{number}").write_bytes(bytes([number]))
+        (source / f"{number}").write_bytes(bytes([number]))
+    synced: list[int] = []
+    fsync = os.fsync
+
+    def noting(descriptor: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            synced.append(os.fstat(descriptor).st_ino)
+            assert list(out.glob(".lattica-*/journal"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    async with memory_node() as node, Publisher(node) as publisher:
+        await fetch(node, await publisher.publish(source), out)
+    places = (out, out / "a", out / "a" / "b")
+    assert sorted(synced) == sorted(place.stat().st_ino for place in places)
+    assert not list(out.glob(".lattica-*/journal"))
+    assert (out / "a" / "b" / "7").read_bytes() == bytes([7])
+
+
 async def test_several_at_once(tmp_path):
     source = make_tree(tmp_path / "source", 4)
     async with memory_node() as node, Publisher(node) as publisher:
