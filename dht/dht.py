@@ -451,7 +451,8 @@ class Dht:
     def _nobody(self) -> NoDhtPeersError:
         return NoDhtPeersError(
             "no peer of the DHT answers: is this node connected to one that serves "
-            f"{self.config.protocol}? Set `bootstrap`, or connect to a peer"
+            f"{self.config.protocol}? Set `bootstrap`, or connect to a peer; one of Lattica "
+            "serves it from the first use of its `dht` on, or with `dht.enabled`"
         )
 
     def _start(self, scope: trio.CancelScope, task: Callable[[], Awaitable[object]]) -> None:
