@@ -20,6 +20,8 @@ import trio
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.limits.token_bucket import TokenBucket, TokenBuckets, take
 
+UNIT = 4e-6
+"""Seconds of processor time that a unit of work stands for."""
 TURN = 256
 """Units of work in a turn: about a millisecond."""
 SLOW_TURN = 32

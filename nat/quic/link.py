@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 _HEARD = 4.0
 """Seconds since the peer's last packet for which it counts as alive: two pings' time."""
 _AT_ONCE = 64
+_AT_FIRST = 8
 _INBOX = 64
 """Batches of datagrams, of 64 KiB at most, that wait for a connection's next turn."""
 _STRANGERS_INBOX = 128 * 1024
@@ -110,7 +111,7 @@ class QuicLink:
         session.turn = TURN
         self._inbox: deque[tuple[bytes, int, Address]] = deque()
         """What has come while it was the others' turn."""
-        self._at_once = _AT_ONCE
+        self._at_once = _AT_FIRST
         """Datagrams that the session takes in one call: fewer when they are full of frames."""
         # The address that qh3 knows of, whatever happens: following the peer is not its job.
         self.first_address = peer

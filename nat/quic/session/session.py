@@ -26,6 +26,7 @@ Our streams are QUIC's bidirectional ones.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -42,6 +43,7 @@ from lattica.nat.mux.turns import OPENING, SMALL_CREDIT, Nuisance
 from lattica.nat.quic.fec.policy import PathState
 from lattica.nat.quic.qh3.core import MIN_DATAGRAM, QuicCore
 from lattica.nat.quic.qh3.native import NativeDrive, NativeEvent, Runs
+from lattica.nat.quic.session.cost import Cost
 from lattica.nat.quic.session.credit import ControlReader
 from lattica.nat.quic.session.introduction import Introduction, MakeNoise
 from lattica.nat.quic.session.outgoing import MESSAGE_QUEUE, Outgoing
@@ -104,6 +106,7 @@ class QuicSession(MuxSession):
             nuisance=nuisance,
         )
         self._drive = drive = NativeDrive(core)
+        self._cost = Cost(drive, self.nuisance)
         self._introduction = Introduction(drive, noise, initiator=initiator)
         self._quic_streams = QuicStreams(drive, initiator=initiator)
         self._room = SendRoom(drive, initiator=initiator)
@@ -217,12 +220,18 @@ class QuicSession(MuxSession):
             if self.remote is None:
                 data = self._authenticate(data, segment_size, source, events)
             if data:
-                self._note_received(self._drive.receive(data, segment_size, source, self._clock()))
+                self._receive(data, segment_size, source)
                 self._take(events)
         except RemoteProtocolError:
             self._keep_unreported(events)
             raise
         return events
+
+    def _receive(self, data: bytes, segment_size: int, source: Address) -> None:
+        began = time.thread_time()
+        self._note_received(self._drive.receive(data, segment_size, source, self._clock()))
+        packets = 1 + len(data) // segment_size
+        self.turn -= self._cost.of_packets(time.thread_time() - began, packets)
 
     def _note_received(self, authentic: bool) -> None:
         self._dirty = True
@@ -243,7 +252,7 @@ class QuicSession(MuxSession):
             datagram = data[offset : offset + segment_size]
             size = len(datagram)
             self._introduction.count(size)
-            self._note_received(self._drive.receive(datagram, size, source, self._clock()))
+            self._receive(datagram, size, source)
             if self._drive.started:
                 self._take(events)
             if self.remote is not None:
@@ -424,19 +433,23 @@ class QuicSession(MuxSession):
             ConnectionClosedError: QUIC cannot go on; once more, it returns what tells the peer.
         """
         runs: Runs = []
+        self._transmit(runs)
+        self.turn -= self._cost.of_answers(runs)
+        return runs
+
+    def _transmit(self, runs: Runs) -> None:
         self._dirty = False
         drive = self._drive
         if not drive.started or self._mute:
-            return runs
+            return
         self._paced_at = now = self._clock()
         if self.remote is not None and self.closed is None and self._outgoing.transmit(now, runs):
             self._dirty = True
-            return runs
+            return
         while drive.transmit_one(now, runs):
             pass
         self._room.measure()
         self._stall.note_transmitted(now, something=bool(runs), full=self._room.full)
-        return runs
 
     @property
     def flushed(self) -> bool:

@@ -22,7 +22,7 @@ _AHEAD = 256 * 1024
 
 
 @asynccontextmanager
-async def _connected(victim: Victim) -> AsyncIterator[QuicConnection]:
+async def connected(victim: Victim) -> AsyncIterator[QuicConnection]:
     addr, peer = split_peer(parse_multiaddr(victim.quic))
     assert peer is not None
     async with client() as enemy:
@@ -40,7 +40,7 @@ async def _flood(victim: Victim, write: Write) -> None:
     async def one() -> None:
         while True:
             try:
-                async with _connected(victim) as connection:
+                async with connected(victim) as connection:
                     await trio.sleep(0.2)
                     for turn in count():
                         connection.raise_if_closed()

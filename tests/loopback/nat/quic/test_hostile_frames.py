@@ -1,0 +1,97 @@
+"""Frames of QUIC that only qh3 sees, of a peer that is made to send what no library does."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from itertools import islice
+from typing import Any
+
+import pytest
+import trio
+
+from lattica.config import load_config
+from lattica.nat.quic.connection import QuicConnection
+from lattica.node import Node
+from tools.attack.attack import Victim
+from tools.attack.attacks.quic import connected
+from tools.attack.attacks.quic_packets import (
+    Sealer,
+    challenges,
+    connection_ids,
+    filled,
+    keep_keys,
+)
+
+PATIENCE = 20
+CONFIG = load_config(
+    environment={},
+    overrides={
+        "listen": ["/ip4/127.0.0.1/udp/0/quic-v1/noise"],
+        "nat.port_mapping.enabled": False,
+    },
+)
+
+
+def few_challenges() -> Iterator[bytes]:
+    """No more of them in a packet than small datagrams may leave at once."""
+    several = challenges()
+    while True:
+        yield b"".join(islice(several, 8)) + bytes(1000)
+
+
+@asynccontextmanager
+async def attacked(
+    monkeypatch: pytest.MonkeyPatch, frames: Iterator[bytes], packets: int
+) -> AsyncIterator[QuicConnection]:
+    """The victim's end of a connection on which so many packets of frames come, of which none of
+    the victim's answers is read.
+    """
+    keep_keys(monkeypatch)
+    async with (
+        Node(CONFIG) as node,
+        connected(Victim("", str(node.addrs[0]), "", "")) as enemy,
+        trio.open_nursery() as nursery,
+    ):
+        with trio.fail_after(PATIENCE):
+            while not node.swarm.registry.total:
+                await trio.sleep(0.01)
+        [victim] = node.swarm.registry
+        assert isinstance(victim, QuicConnection)
+        link = enemy._link
+        endpoint: Any = link._carrier
+        endpoint._deliver = lambda _: None
+        sealer = Sealer(enemy)
+
+        async def flood() -> None:
+            for payload in islice(filled(frames), packets):
+                endpoint.send([sealer.packet(payload)], link.destination)
+                await trio.sleep(0.001)  # so that no socket's buffer overflows
+
+        nursery.start_soon(flood)
+        yield victim
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("frames", "what"),
+    [
+        (challenges, "challenges of the path"),
+        (connection_ids, "packets that take long"),
+    ],
+)
+async def test_who_sends_what_costs_more_than_it_should_is_read_less(monkeypatch, frames, what):
+    async with attacked(monkeypatch, frames(), 3000) as victim:
+        nuisance = victim.session.nuisance
+        with trio.fail_after(PATIENCE):
+            while nuisance.rests_until is None:
+                await trio.sleep(0.01)
+        assert nuisance.last == what
+
+
+async def test_who_acknowledges_no_answer_is_let_go(monkeypatch):
+    async with attacked(monkeypatch, few_challenges(), 20_000) as victim:
+        with trio.fail_after(PATIENCE):
+            while victim.closed_reason is None:
+                await trio.sleep(0.01)
+        assert "not acknowledged" in str(victim.closed_reason)
