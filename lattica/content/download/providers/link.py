@@ -292,7 +292,11 @@ class Link:
                     else:
                         refused(answer, self.peer_id, self._cid)
                 elif schedule.arrived(self.peer_id, piece, trio.current_time()):
-                    await sink.send(Arrived(self, piece, answer.data, continued))
+                    try:
+                        await sink.send(Arrived(self, piece, answer.data, continued))
+                    except trio.Cancelled:
+                        schedule.failed(piece)  # banned while this waited for room
+                        raise
                     if self.peer_id not in schedule:
                         return  # given up while this waited for room
                 else:

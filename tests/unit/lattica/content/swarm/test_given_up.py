@@ -6,6 +6,7 @@ import random
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import trio
 import trio.testing
 
@@ -55,9 +56,7 @@ async def test_while_its_stream_was_opened():
     await link().transfer(schedule(), send, changed)
 
 
-async def test_while_what_it_has_sent_waits_for_room(monkeypatch):
-    made = schedule()
-    made.add(PEER, 0.0, complete=True)
+def link_that_has_sent_all(monkeypatch: pytest.MonkeyPatch) -> Link:
     its = link()
     answers = [Body(memoryview(bytearray(10))) for _ in range(CHUNKS)]
 
@@ -66,12 +65,34 @@ async def test_while_what_it_has_sent_waits_for_room(monkeypatch):
         return 20, answers
 
     monkeypatch.setattr(its._provider, "receive", receive)
+    return its
+
+
+async def test_while_what_it_has_sent_waits_for_room(monkeypatch):
+    made = schedule()
+    made.add(PEER, 0.0, complete=True)
+    its = link_that_has_sent_all(monkeypatch)
     send, receive_end = trio.open_memory_channel[Arrived](0)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(its.transfer, made, send, changed)
         await trio.testing.wait_all_tasks_blocked()
         made.remove(PEER)  # by what was found wrong of it
         assert receive_end.receive_nowait().piece == 0
+
+
+async def test_what_it_has_sent_is_had_of_another_when_there_was_no_room_for_it(monkeypatch):
+    """Nobody was asked for it any more, and the fetch waited for it until it gave up."""
+    made = schedule()
+    made.add(PEER, 0.0, complete=True)
+    its = link_that_has_sent_all(monkeypatch)
+    send, _receive_end = trio.open_memory_channel[Arrived](0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(its.transfer, made, send, changed)
+        await trio.testing.wait_all_tasks_blocked()
+        made.remove(PEER)
+        nursery.cancel_scope.cancel()
+    made.add(OTHER, 1.0, complete=True)
+    assert {made.next(OTHER, 1.0), made.next(OTHER, 1.0)} == set(range(CHUNKS))
 
 
 async def test_what_it_says_then_does_not_count():
