@@ -1,7 +1,8 @@
 """Whom to ask for a block, and when to ask somebody else. Pure, with the clock of the caller.
 
 The peers that are known are asked whether they have it, one of them for the block at once, as it
-mostly has; then those who say that they have it, one after the other, each with a time of its own.
+mostly has; then those who say that they have it, one after the other, each with a time of its own,
+and as many at a time as have been asked already and are silent.
 Whoever comes later is asked as well. Where nobody is left, those who have been asked for the block
 are asked anew: implementations exist that keep a want which came before their block was stored,
 and never look it up again (beetswap 0.4, and so the original).
@@ -86,7 +87,7 @@ class Asking:
             return []
         new = [peer for peer in dict.fromkeys(peers) if peer not in search.asked]
         new = new[: MAX_ASKED - len(search.asked)]
-        new.sort(key=lambda peer: -self._scores.get(peer, 0))
+        new.sort(key=self._worth, reverse=True)
         search.asked.update(new)
         sent = []
         if new and not search.sources:
@@ -175,7 +176,11 @@ class Asking:
                     self._scores[peer] = self._scores.get(peer, 0) - 1
                 self._fail(search, now)
                 search.next_source = now + PATIENCE
-                sent += self._next(cid, search, now) or self._again(cid, search, now, sending)
+                quiet = sum(peer not in sending for peer in search.sources)
+                more: list[Sent] = []
+                for _ in range(max(1, quiet)):  # liars may be many, and there are few seconds
+                    more += self._next(cid, search, now)
+                sent += more or self._again(cid, search, now, sending)
         return sent
 
     def _again(
@@ -211,8 +216,14 @@ class Asking:
         ]
         if not waiting:
             return []
-        best = max(waiting, key=lambda peer: self._scores.get(peer, 0))
+        best = max(waiting, key=self._worth)
         return self._ask_for_block(cid, search, best, now)
+
+    def _worth(self, peer: PeerId) -> tuple[int, int]:
+        """How good it is now, and how good it has been."""
+        record = self.records.get(peer)
+        been = 0 if record is None else record.blocks - record.failures
+        return self._scores.get(peer, 0), been
 
     def _ask_for_block(self, cid: Cid, search: _Search, peer: PeerId, now: float) -> list[Sent]:
         search.holders.pop(peer, None)

@@ -126,6 +126,28 @@ def test_who_was_good_is_asked_first() -> None:
     assert asked_for_block(asking.begin(CID, [peer(1), peer(2), peer(3)], 0.0)) == [peer(3)]
 
 
+def test_many_liars_take_few_rounds_and_are_asked_last_the_next_time() -> None:
+    asking, holder = Asking(), peer(9)
+    liars = [peer(number) for number in range(8)]
+    asking.begin(CID, [*liars, holder], 0.0)
+    for each in (*liars, holder):
+        asking.on_message(each, Message(haves=(RAW,)), 0.1)
+    counts = [len(asked_for_block(asking.tick(now * PATIENCE))) for now in range(1, 5)]
+    assert counts == [1, 2, 4, 1]
+    asking.got(holder, CID, 5, 4 * PATIENCE)
+    asking.end(CID)
+    other = Cid.of(b"other")
+    assert asked_for_block(asking.begin(other, [*liars, holder], 30.0)) == [holder]
+
+
+def test_who_sends_slowly_is_joined_by_one_at_a_time() -> None:
+    asking = Asking()
+    everybody = [peer(number) for number in range(9)]
+    asking.begin(CID, everybody, 0.0)
+    counts = [len(asked_for_block(asking.tick(n * PATIENCE, everybody))) for n in range(1, 5)]
+    assert counts == [1, 1, 1, 1]
+
+
 def test_what_peers_were_good_for() -> None:
     asking, other = Asking(), Cid.of(b"other")
     asking.begin(CID, [peer(1), peer(2)], 0.0)
