@@ -19,7 +19,6 @@ from lattica.nat.config import SwarmConfig
 CONFIG = NodeConfig(swarm=SwarmConfig(listen=("/ip4/127.0.0.1/tcp/0",)))
 
 
-@pytest.mark.timeout(60)
 async def test_a_directory_is_kept_what_the_registry_says_is_in_use(tmp_path: Path) -> None:
     out = tmp_path / "out"
     async with (
