@@ -44,12 +44,14 @@ def check_command(arguments: list[str]) -> None:
 def test_the_container_runs_a_command_that_the_wheel_has():
     found = dict(instructions())
     entry, command = json.loads(found["ENTRYPOINT"]), json.loads(found["CMD"])
-    assert entry[0] == f"{FOLDER}/bin/lattica"
+    variables = dict(each.split("=", 1) for each in found["ENV"].split())
+    data_dir = variables["LATTICA_DATA_DIR"]
+    assert entry[0] == "lattica"
+    assert f"{FOLDER}/bin" in variables["PATH"].split(":")
     scripts = project()["scripts"]
     assert isinstance(scripts, dict)
     assert "lattica" in scripts
     check_command([*entry[1:], *command])
-    data_dir = entry[entry.index("--data-dir") + 1]
     assert found["VOLUME"] == data_dir
     assert found["STOPSIGNAL"] == "SIGTERM"  # it drains
     assert found["USER"] != "root"
@@ -108,9 +110,23 @@ def test_a_unit_runs_commands_that_there_are(unit: str):
         check_command(arguments)
     for wanted in ("DynamicUser=yes", "NoNewPrivileges=yes", "ProtectSystem=strict"):
         assert f"\n{wanted}\n" in text
-    credential = re.search(r"^LoadCredential=(\S+):(\S+)$", text, re.M)
-    assert credential is not None
-    assert all(f"${{CREDENTIALS_DIRECTORY}}/{credential[1]}" in each for each in commands)
+    folder = re.search(r"^StateDirectory=(\S+)$", text, re.M)
+    assert folder is not None
+    assert f"--data-dir /var/lib/{folder[1]} " in commands[1]
+
+
+def test_what_a_reload_reads_is_the_file_and_no_copy_of_the_start():
+    """`LoadCredential=` copies once: `systemctl reload` found the file as it was."""
+    text = (DEPLOY / "lattica-relay.service").read_text()
+    commands = re.findall(r"^ExecStart(?:Pre)?=(.*)$", text, re.M)
+    assert re.search(r"^ExecReload=.*-HUP", text, re.M)
+    assert all("--config /etc/lattica/relay.toml" in each for each in commands)
+
+
+def test_two_services_on_a_machine_have_a_key_each():
+    texts = [(DEPLOY / unit).read_text() for unit in UNITS]
+    found = [re.findall(r"^StateDirectory=(\S+)$", text, re.M) for text in texts]
+    assert len({*map(tuple, found)}) == len(UNITS)
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")

@@ -97,22 +97,25 @@ def relay_command(
         "nat.relay_server.limits.open_to_strangers": open_to_strangers,
     }
     config = start(ctx, overrides, serves_dht=True, serves_rendezvous=True)
+    from lattica.config import key_file_in
     from lattica.daemon.relay.server import require_relay
 
     with wrong_arguments():
         require_relay(config)
     options = ctx.find_object(GlobalOptions) or GlobalOptions()
     load = partial(load_for, options, overrides, serves_dht=True, serves_rendezvous=True)
-    bound = config = _with_ports(config)
+    loaded, bound = config, _with_ports(config)
 
     def load_again() -> NodeConfig:
         again = load()
-        # Where it listens, and with which key, was decided when it started.
-        swarm = replace(again.swarm, listen=bound.swarm.listen)
-        return replace(again, swarm=swarm, identity_path=bound.identity_path)
+        # What was filled in when it started is no change; another key or address is.
+        path = again.identity_path or key_file_in(again.data_dir)
+        same = again.swarm.listen == loaded.swarm.listen
+        swarm = replace(again.swarm, listen=bound.swarm.listen) if same else again.swarm
+        return replace(again, swarm=swarm, identity_path=path)
 
     with event_output(as_json) as output:
-        run(_serve, config, load_again, output)
+        run(_serve, bound, load_again, output)
 
 
 def _with_ports(config: NodeConfig) -> NodeConfig:

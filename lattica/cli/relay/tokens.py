@@ -70,6 +70,9 @@ def new_command(
         peer_id = parse_peer_id(peer)
     with opened(ctx) as (config, database):
         assert config.identity_path is not None  # `start` fills it in
+        if not config.identity_path.exists():
+            # Of another data directory than the relay's, a token is of no use.
+            say(f"made a new key in {config.identity_path}", err=True)
         identity = Identity.load_or_create(config.identity_path)
         now = int(time.time())
         token = Token(

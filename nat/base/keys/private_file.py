@@ -46,9 +46,11 @@ def check_private(status: os.stat_result, path: Path) -> None:
     if os.name != "posix":
         return
     if status.st_uid not in (os.geteuid(), _ROOT):
+        whose = f"belongs to another user (number {status.st_uid}), who can read and replace it."
+        if os.geteuid() == _ROOT:
+            raise UnprotectedFileError(f"{whose} Run this as that user")
         raise UnprotectedFileError(
-            f"belongs to another user (number {status.st_uid}), who can read and replace it. If "
-            f"you trust what is in it, run as root: chown {os.geteuid()} {path}"
+            f"{whose} If you trust what is in it, run as root: chown {os.geteuid()} {path}"
         )
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o077:

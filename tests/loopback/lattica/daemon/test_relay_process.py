@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from pathlib import Path
 
 import pytest
 import trio
@@ -11,7 +12,9 @@ import trio
 from lattica import Node
 from lattica.errors import DialError
 from lattica.nat.base.keys.identity import Identity
+from tests.loopback.commands.commands import running
 from tests.loopback.lattica.daemon.relay_process import client, is_at, relay_process
+from tests.support.nets.nets import unused_port
 
 ECHO = "/test/echo/1.0.0"
 
@@ -136,6 +139,33 @@ async def test_sighup_reads_the_file_again_and_keeps_all_where_it_is_wrong(tmp_p
         file.write_text('[nat.relay_server]\naccess = "everyone"\n')
         relay.signal(signal.SIGHUP)
         await node.wait_reachable(60)
+
+
+async def test_sighup_names_what_wants_a_new_start(tmp_path: Path):
+    file = tmp_path / "relay.toml"
+    port, other = unused_port(), unused_port()
+
+    def write(port: int, drain: float) -> None:
+        listen = f"/ip4/127.0.0.1/tcp/{port}"
+        file.write_text(f'listen = ["{listen}"]\nrelay.drain = {drain}\n')
+
+    write(port, 1.0)
+    with running(tmp_path, "--config", str(file), "relay", "--open") as relay:
+        await trio.to_thread.run_sync(relay.said, "ready")
+        assert relay.process.stderr is not None
+        log = iter(relay.process.stderr.readline, "")
+        for now, drain, ends in (
+            (port, 2.0, "changed: relay.drain\n"),
+            (other, 2.0, "these need a new start: swarm.listen\n"),
+        ):
+            write(now, drain)
+            relay.process.send_signal(signal.SIGHUP)
+            found = (line for line in log if "reloaded" in line or "new start" in line)
+            with trio.fail_after(60):
+                line = await trio.to_thread.run_sync(next, found)
+                if now is other:
+                    line = await trio.to_thread.run_sync(next, found)
+            assert line.endswith(ends)
 
 
 async def _echo(stream) -> None:

@@ -64,3 +64,12 @@ def test_a_key_in_use_is_not_replaced(tmp_path: Path) -> None:
     assert code == 1
     assert "in use" in error
     assert Identity.load(file).peer_id == identity.peer_id
+
+
+def test_a_token_of_a_new_key_says_so(tmp_path: Path) -> None:
+    """It was given in another data directory than the relay's, and of use to nobody."""
+    command = ("--data-dir", tmp_path, "relay", "token", "new", Identity.generate().peer_id)
+    code, _, error = lattica(*command)
+    assert code == 0
+    assert f"made a new key in {tmp_path / 'identity.key'}" in error
+    assert "new key" not in lattica(*command)[2]
