@@ -28,6 +28,7 @@ from lattica.crdt.entries.chain import decode_chain, encode_chain
 from lattica.crdt.entries.genesis import Genesis, Mode
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.keys.identities import identity_key, peer_of
+from lattica.crdt.log.clock import HybridClock
 from lattica.crdt.types.payloads import RegisterWrite
 from lattica.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
@@ -537,3 +538,31 @@ def test_who_writes_down_his_right_again_and_again_costs_no_more_for_each(make):
     exchange_all(owner, anna, reader)
     with pytest.raises(AccessDeniedError):
         anna.registers["a"] = 1
+
+
+@pytest.mark.parametrize("genesis", [LISTED, CAPABLE])
+def test_who_lost_his_right_has_none_by_another_session_or_by_one_he_gave_it_to(make, genesis):
+    """Rights in a circle fall with the first of them, whatever time a new session claims."""
+    owner, anna, bert = (make(each, genesis) for each in (OWNER, ANNA, BERT))
+    owner.grant(ANNA.peer_id, Level.MANAGE, depth=3)
+    exchange_all(owner, anna)
+    anna.grant(BERT.peer_id, Level.MANAGE, depth=2)
+    exchange_all(owner, anna, bert)
+    capability = bert.grant(ANNA.peer_id, Level.MANAGE, depth=1)
+    anna.registers["a"] = 1
+    exchange_all(owner, anna, bert)
+    anna.present(capability)
+    owner.revoke(ANNA.peer_id)
+    # Neither has heard of it, and one goes on as somebody else whose clock is behind.
+    anna._replica._begin_session()
+    anna._replica.log.clock, anna._wall = HybridClock(), lambda: 1
+    anna.registers["a"] = 2
+    bert.registers["b"] = 3
+    for writer in (anna, bert):
+        (refusal,) = [
+            each
+            for chain in writer.chains_since(owner.heads())
+            for each in owner.receive(chain, "peer").refusals
+        ]
+        assert refusal.is_final
+    assert dict(owner.registers.items()) == {"a": 1}
