@@ -59,7 +59,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """Who may appoint a new owner after an owner's fork."""
+    """Who is to appoint a new owner after an owner's fork. Nothing of this version does so: the
+    session that has forked ends where it did, and its owner goes on by another one.
+    """
 
     needed: int
     """Signatures."""

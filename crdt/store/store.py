@@ -194,7 +194,8 @@ class Store:
             owners: peers who grant rights; by default this node.
             kinds: the kinds of entries that take effect; none given: all.
             limits: what one entry and one author may have.
-            recovery: who may appoint another owner after an owner's fork.
+            recovery: who is to appoint another owner after an owner's fork; it is kept in what the
+                document is, and has no effect yet.
             is_sealed: whether payloads are encrypted for those who may read, so that peers with the
                 level `PULL` can have the document and pass it on. Not of an open one.
 
