@@ -14,6 +14,8 @@ from lattica.nat.quic.qh3.native import NativeDrive, Runs
 
 _ORDINARY = 100e-6
 """Seconds of processor time that a datagram may take; most take a tenth of that."""
+_OF_CALL = 2e-3
+"""And what came together besides: acknowledgements of hundreds of packets are among them."""
 _MOST_COUNTED = 5e-3
 """Of one call: the garbage collector may have come by."""
 _FEW = 8
@@ -51,7 +53,7 @@ class Cost:
             waiting = len(native.outstanding_application_packets)
             if waiting > _MOST_OUTSTANDING + native.bytes_in_flight // _SMALL:
                 raise RemoteProtocolError("QUIC: answers are asked for and not acknowledged")
-        beyond = seconds - _ORDINARY * packets
+        beyond = seconds - _OF_CALL - _ORDINARY * packets
         if beyond <= 0:
             return 0
         work = int(min(beyond, _MOST_COUNTED) / UNIT)
