@@ -53,12 +53,10 @@ class Cost:
             waiting = len(native.outstanding_application_packets)
             if waiting > _MOST_OUTSTANDING + native.bytes_in_flight // _SMALL:
                 raise RemoteProtocolError("QUIC: answers are asked for and not acknowledged")
-        beyond = seconds - _OF_CALL - _ORDINARY * packets
-        if beyond <= 0:
-            return 0
-        work = int(min(beyond, _MOST_COUNTED) / UNIT)
-        self._nuisance.count("packets that take long", work)
-        return work
+        beyond = min(seconds - _ORDINARY * packets, _MOST_COUNTED)
+        if beyond > _OF_CALL:
+            self._nuisance.count("packets that take long", int((beyond - _OF_CALL) / UNIT))
+        return max(0, int(beyond / UNIT))
 
     def of_answers(self, runs: Runs) -> int:
         """These datagrams are to be sent."""
