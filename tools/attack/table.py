@@ -85,7 +85,6 @@ SHORT = (
     "yamux-resets",
     "identify-push",
     "quic-connection-ids",
-    "quic-challenges",
     "quic-migrations",
     "websocket-fragments",
     "connections",
