@@ -84,7 +84,8 @@ class Statements:
         """Raises AccessDeniedError if what is read here, or in a state, is not all: of that nothing
         is said.
         """
-        if state.unread if state is not None else not self._resolved.reads_all:
+        reads_all = self._resolved.reads_all if state is None else not state.unread
+        if not reads_all:
             raise AccessDeniedError(
                 "what this peer reads of the document is not all of its state: it lacks read keys"
             )
