@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,10 @@ _MOST = 64 * KIB
 _PART = 1 * KIB
 _WANTED = 256 * KIB
 """Bytes for which a reader that needs more waits, if a quarter of the window is no less."""
+_GIVEN_AT_ONCE = 16 * KIB
+"""Bytes of a piece for which no task is woken by :meth:`Stream.receive_by`."""
+_GIVEN_PER_UNIT = 128
+"""Bytes of it that count as a unit of work of the connection's turn."""
 # A small mutable buffer is cheaper to copy than to wait for.
 _COPY_BELOW = 16 * 1024
 
@@ -103,6 +108,7 @@ class Stream(InProcess):
         "_readable",
         "_refusal",
         "_sending",
+        "_taker",
         "_turn",
         "_writable",
         "connection",
@@ -119,6 +125,8 @@ class Stream(InProcess):
         self._turn = _TURN
         """Bytes to be received before other tasks are let run."""
         self._sending = False
+        self._taker: Callable[[memoryview], bool] | None = None
+        """Who is given what arrives, in place of a task that is woken for it."""
         self._gone: trio.Event | None = None
         self._negotiation: Initiator | None = None
         self._refusal: LatticaError | None = None
@@ -357,6 +365,49 @@ class Stream(InProcess):
         """As :meth:`receive_some`, without a copy; empty at the end."""
         await self._wait_data()
         return memoryview(self._take(_MOST))
+
+    async def receive_by(self, take: Callable[[memoryview], bool]) -> None:
+        """Give `take` all that arrives, as :meth:`receive_view` returns it, until it returns False
+        or the stream ends.
+
+        A small piece it gets while the connection is being read, with no task woken for it: that
+        saves a pass of trio's scheduler. So it must not wait, take long or raise.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._raise_if_awaited()
+        core = self._core
+        self._taker = take
+        try:
+            while self._taker is not None:
+                if self._turn <= 0:
+                    self._turn = _TURN
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                if core.receive_queue and self._is_readable:
+                    self._give()
+                    continue
+                self._raise_if_unreadable()
+                if core.received_fin:
+                    break
+                await self._readable.wait()
+                self._turn = _TURN
+        finally:
+            self._taker = None
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def _give(self) -> None:
+        if self._taker is not None and not self._taker(memoryview(self._take(_MOST))):
+            self._taker = None
+
+    def _give_at_once(self) -> bool:
+        """Give a small piece, if it is all that has happened; whether no task need look at it."""
+        core = self._core
+        queue = core.receive_queue
+        if len(queue) != 1 or len(queue[0]) > _GIVEN_AT_ONCE or not self._is_readable:
+            return False
+        core.session.turn -= len(queue[0]) // _GIVEN_PER_UNIT
+        self._give()
+        self._turn = _TURN
+        return self._taker is not None and not core.received_fin and core.reset_reason is None
 
     async def receive_into(self, buffer: AnyWritableBuffer, *, fill: bool = False) -> int:
         """Receive into the caller's memory; return how many bytes, 0 at the end.
@@ -640,7 +691,9 @@ class Stream(InProcess):
         """Something arrived: let whoever waits look again (for the connection)."""
         while self._negotiation is not None and self._core.receive_queue:
             self._continue_negotiation(self._negotiation)
-        self._readable.wake()
+        is_given = self._taker is not None and self._readable.occupied and self._give_at_once()
+        if not is_given:
+            self._readable.wake()
         self._writable.wake()
         if self._gone is not None and self.is_gone:
             self._gone.set()

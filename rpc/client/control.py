@@ -282,23 +282,7 @@ class ControlLink:
         self._has_room = True
         try:
             self._write(self._core.connect())
-            while self._stream is stream:
-                data = await stream.receive_view()
-                if not data:
-                    break
-                if self._stream is not stream:
-                    break
-                outcomes, frames = self._core.receive(data)
-                if outcomes:
-                    self._tell(outcomes)
-                del outcomes  # results need not stay until the next ones
-                if self._core.violation is not None:
-                    self._give_up(stream, self._core.violation)
-                    return
-                if self._core.is_lost:
-                    self._core.renew(os.urandom(SESSION_BYTES))
-                    return
-                self._write(frames)
+            await stream.receive_by(partial(self._received, stream))
         except LatticaError as error:
             if isinstance(error, UnsupportedProtocolError):
                 self._tell(self._unsupported(error))
@@ -307,6 +291,22 @@ class ControlLink:
                 self._stream = None
                 self._core.lose()
             stream.close()
+
+    def _received(self, stream: Stream, data: memoryview) -> bool:
+        """Take what the server has sent; whether more of it is to be read."""
+        if self._stream is not stream:
+            return False
+        outcomes, frames = self._core.receive(data)
+        if outcomes:
+            self._tell(outcomes)
+        if self._core.violation is not None:
+            self._give_up(stream, self._core.violation)
+            return False
+        if self._core.is_lost:
+            self._core.renew(os.urandom(SESSION_BYTES))
+            return False
+        self._write(frames)
+        return True
 
     def _give_up(self, stream: Stream, violation: RemoteProtocolError) -> None:
         """The server has broken the protocol: its calls have failed, and others may be made

@@ -37,6 +37,7 @@ ON_NEITHER = {
     "keep_received": "for what passes bytes on in the trio thread, as forwarded ports do",
     "wait_sent": "for what passes bytes on in the trio thread, as forwarded ports do",
     "push_back": "what is not wanted yet is left there by `receive_exactly` and its like",
+    "receive_by": TRIO_THREAD,
     "receive_view": "data is copied on its way to another thread; `receive_into` copies it once",
     "source": PLACES,
     "is_awaited": PLACES,
