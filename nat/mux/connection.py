@@ -30,6 +30,7 @@ from lattica.nat.mux.events import Event, EventKind
 from lattica.nat.mux.patience import NO_PATIENCE
 from lattica.nat.mux.session import RESOURCE_LIMIT, MuxSession
 from lattica.nat.mux.stream import Stream
+from lattica.nat.mux.stream_state import MuxStream
 from lattica.nat.mux.turns import Turnstile
 from lattica.nat.secure.multistream import Initiator
 from lattica.nat.secure.noise_identity import RemoteIdentity
@@ -313,8 +314,9 @@ class Connection(InProcess, ABC):
     def wake_writer(self) -> None:
         """There may be something to send."""
 
-    def send_soon(self, size: int) -> None:
-        """A stream has `size` bytes more to send."""
+    def write(self, stream: MuxStream, data: memoryview) -> None:
+        """Have a stream send `data` (format "B"), which must not change until it is framed."""
+        stream.write(data)
         self.wake_writer()
 
     @abstractmethod

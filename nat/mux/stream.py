@@ -215,8 +215,7 @@ class Stream(InProcess):
         if not stable and size <= _COPY_BELOW:
             view = memoryview(bytes(view))
             stable = True
-        core.write(view)
-        self.connection.send_soon(size)
+        self.connection.write(core, view)
         threshold = self.connection.send_buffer if stable else 0
         if core.send_pending <= threshold:
             await trio.lowlevel.cancel_shielded_checkpoint()
@@ -250,8 +249,7 @@ class Stream(InProcess):
             raise trio.BusyResourceError("another task is sending on this stream")
         core = self._core
         self._check_sendable()
-        core.write(memoryview(data))
-        self.connection.send_soon(len(data))
+        self.connection.write(core, memoryview(data))
         return core.send_pending <= self.connection.send_buffer
 
     async def wait_sendable(self) -> None:

@@ -22,6 +22,7 @@ from lattica.nat.config import MIB
 from lattica.nat.mux.connection import CLOSE_GRACE, Connection, Direction
 from lattica.nat.mux.delivery import Delivery
 from lattica.nat.mux.stream import Stream, Waiter
+from lattica.nat.mux.stream_state import MuxStream
 from lattica.nat.mux.turns import SLOW_TURN, TURN, Turnstile
 from lattica.nat.mux.yamux.frames import HEADER_SIZE, GoAwayCode
 from lattica.nat.mux.yamux.session import Session
@@ -141,25 +142,30 @@ class YamuxConnection(Connection):
     def wake_writer(self) -> None:
         self._write_wake.wake()
 
-    def send_soon(self, size: int) -> None:
+    def write(self, stream: MuxStream, data: memoryview) -> None:
         if not self._write_wake.occupied:
-            return  # the writer is at work, and takes it along
+            stream.write(data)  # the writer is at work, and takes it along
+            return
         before, now = self._sent_at, time.perf_counter()
         self._sent_at = now
         if now - before < _ALONE:
             self._gathers_until = now + _GATHERING
-        if now < self._gathers_until or size > _SMALL or self._raw.most_bytes is not None:
+        if now < self._gathers_until or len(data) > _SMALL or self._raw.most_bytes is not None:
+            stream.write(data)
             self._write_wake.wake()
         else:
-            self._send_now()
+            self._write_now(stream, data)
 
-    def _send_now(self) -> None:
-        """Send what there is, in the place of the writer, which waits."""
+    def _write_now(self, stream: MuxStream, data: memoryview) -> None:
+        """Send it with what else there is, in the place of the writer, which waits."""
         session = self.session
-        plain = _buffers.plain
-        if filled := session.fill(plain[: _SMALL + HEADER_SIZE]):
-            sealed = self._writer.seal(plain[:filled])
+        plain: bytes | memoryview | None = session.frame_alone(stream, data)
+        if plain is None:
+            stream.write(data)
+            plain = _buffers.plain[: session.fill(_buffers.plain[: _SMALL + HEADER_SIZE])]
             self._wake_drained()
+        if plain:
+            sealed = self._writer.seal(plain)
             self._unsent = sealed[self._raw.send_nowait(sealed) :]
         if self._unsent or session.wants_write:
             self._write_wake.wake()

@@ -362,6 +362,26 @@ class Session(MuxSession):
                 self.schedule(stream)
         return position
 
+    def frame_alone(self, stream: MuxStream, data: memoryview) -> bytes | None:
+        """The frame with which a stream sends `data` at once, as nothing else waits to be sent.
+
+        None, and nothing has happened, if something does, or if it takes more than one plain frame.
+        """
+        size = len(data)
+        if (
+            not size
+            or self.wants_write
+            or size > stream.send_credit
+            or stream.syn_due
+            or stream.ack_due
+            or stream.stopped
+        ):
+            return None
+        stream.bytes_queued += size
+        stream.bytes_framed += size
+        stream.send_credit -= size
+        return pack_header(0, _DATA, 0, stream.id, size) + data
+
     def _may_be_long(self, stream: MuxStream, unit: int) -> bool:
         queue = stream.send_queue
         if not queue or min(len(queue[0]), stream.send_credit) < 2 * unit:
