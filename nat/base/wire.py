@@ -43,6 +43,8 @@ def encode_uvarint(value: int) -> bytes:
     """
     if 0 <= value < 0x80:
         return _ONE_BYTE[value]
+    if 0 < value < 0x4000:  # nearly all others
+        return bytes((value & 0x7F | 0x80, value >> 7))
     if not 0 <= value < _LIMIT:
         raise LocalProtocolError(f"a varint holds 0 to 2**64-1, not {value}")
     out = bytearray()

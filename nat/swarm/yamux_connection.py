@@ -153,21 +153,22 @@ class YamuxConnection(Connection):
         if now < self._gathers_until or len(data) > _SMALL or self._raw.most_bytes is not None:
             stream.write(data)
             self._write_wake.wake()
+        elif (frame := self.session.frame_alone(stream, data)) is not None:
+            self._send_now(frame)
         else:
-            self._write_now(stream, data)
-
-    def _write_now(self, stream: MuxStream, data: memoryview) -> None:
-        """Send it with what else there is, in the place of the writer, which waits."""
-        session = self.session
-        plain: bytes | memoryview | None = session.frame_alone(stream, data)
-        if plain is None:
             stream.write(data)
-            plain = _buffers.plain[: session.fill(_buffers.plain[: _SMALL + HEADER_SIZE])]
-            self._wake_drained()
-        if plain:
-            sealed = self._writer.seal(plain)
-            self._unsent = sealed[self._raw.send_nowait(sealed) :]
-        if self._unsent or session.wants_write:
+            plain = _buffers.plain[: _SMALL + HEADER_SIZE]
+            if filled := self.session.fill(plain):
+                self._send_now(plain[:filled])
+                self._wake_drained()
+            if self.session.wants_write:
+                self._write_wake.wake()
+
+    def _send_now(self, plain: bytes | memoryview) -> None:
+        """Send a message in the place of the writer, which waits, and sends what is left of it."""
+        sealed = self._writer.seal(plain)
+        self._unsent = sealed[self._raw.send_nowait(sealed) :]
+        if self._unsent:
             self._write_wake.wake()
 
     def _machine_seen(self) -> bool | None:
@@ -243,7 +244,8 @@ class YamuxConnection(Connection):
         while the connection rests (:mod:`lattica.nat.mux.turns`).
         """
         session = self.session
-        await self._finish_turns()
+        if session.unfinished:
+            await self._finish_turns()
         for message in messages:
             self._handle(session.receive(message))
             await self._finish_turns()

@@ -64,7 +64,7 @@ class BegunCall:
         if self._withdraw is None:
             return False
         self._method.counters.active += 1
-        self._client.budget_of(self._peer).called()
+        self._peer.budget.called()
         return True
 
     def cancel(self) -> None:

@@ -93,6 +93,7 @@ class Providers:
         self._asked = -math.inf
         self.balancer = Balancer(trio.current_time, client.rng)
         self.budget = RetryBudget()
+        """What may be tried again of the calls to them."""
 
     async def choose(self, avoid: set[PeerId]) -> Peer:
         """Who gets the next call. Raises UnavailableError if nobody provides the service."""
@@ -144,7 +145,6 @@ class Client:
         self.counters: dict[str, MethodCounters] = {}
         self.peers: dict[PeerId, Peer] = {}
         self._latencies: dict[str, Latencies] = {}
-        self._budgets: dict[PeerId, RetryBudget] = {}
         self._token = trio.lowlevel.current_trio_token()
 
     # --- peers and methods ---
@@ -157,7 +157,6 @@ class Client:
                 for idle in [each for each in self.peers.values() if not each.calls]:
                     idle.close()
                     del self.peers[idle.id]
-                    self._budgets.pop(idle.id, None)
             found = self.peers[peer] = Peer(self, peer)
         return found
 
@@ -312,7 +311,7 @@ class Client:
         """Make a call as often as it may be, after `made` attempts. Raises RpcError."""
         attempt = made
         if not made:
-            self.budget_of(target).called()
+            target.budget.called()
         while True:
             attempt += 1
             try:
@@ -346,19 +345,10 @@ class Client:
             idempotent=method.is_idempotent,
             elsewhere=elsewhere,
             retries=options.retries,
-            budget=self.budget_of(target),
+            budget=target.budget,
             rng=self.rng,
         )
         return None if pause is None or trio.current_time() + pause >= deadline else pause
-
-    def budget_of(self, target: Peer | Providers) -> RetryBudget:
-        """What may be tried again of the calls to somebody."""
-        if isinstance(target, Providers):
-            return target.budget
-        found = self._budgets.get(target.id)
-        if found is None:
-            found = self._budgets[target.id] = RetryBudget()
-        return found
 
     async def _attempt(
         self,
@@ -441,7 +431,7 @@ class Client:
             running = 1
             with trio.move_on_after(options.hedge_after or 0.0):
                 await changed.wait()
-            if not changed.is_set() and self.budget_of(target).take():
+            if not changed.is_set() and target.budget.take():
                 self.retries += 1
                 nursery.start_soon(attempt)
                 running = 2

@@ -12,6 +12,7 @@ from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.rpc.client.control import ControlLink
 from lattica.rpc.client.data import DataLink
+from lattica.rpc.client.retry import RetryBudget
 from lattica.rpc.encoding.arrays import address_of, memory_of, same_form
 from lattica.rpc.encoding.encoder import Encoded
 from lattica.rpc.errors import UnavailableError, error_of
@@ -34,6 +35,8 @@ class Peer:
 
     def __init__(self, client: Client, peer: PeerId) -> None:
         self.id = peer
+        self.budget = RetryBudget()
+        """What may be tried again of the calls to it."""
         self._client = client
         self._control = ControlLink(client, self)
         self._data = DataLink(client, self)

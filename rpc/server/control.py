@@ -486,8 +486,11 @@ class Session:
         if self.core.bytes_kept - self.kept >= _KEPT_GRAIN:
             self._count_kept()
         if data and self.stream is not None:
-            with suppress(LatticaError):  # lost: the next stream gets it
-                self._has_room = self.stream.send_nowait(data) and self._has_room
+            try:
+                if not self.stream.send_nowait(data):
+                    self._has_room = False
+            except LatticaError:
+                pass  # lost: the next stream gets it
         self.server.call_ended()
 
     def go_away(self) -> None:

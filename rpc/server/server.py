@@ -178,7 +178,7 @@ class Server:
         config = self.config
         if of_peer >= config.max_calls_per_peer:
             return self._busy("peer", config.max_calls_per_peer)
-        if self._network_calls[network] >= config.max_calls_per_network:
+        if self._network_calls.get(network, 0) >= config.max_calls_per_network:
             return self._busy("network", config.max_calls_per_network)
         return None
 
