@@ -5,8 +5,8 @@ the previous batch has left, so urgent frames never queue behind bulk data in us
 and a cancelled application write cannot tear a frame.
 
 A small message for which the writer would have to be woken, and that comes alone, is sent in its
-place by who has it: that saves a pass of the loop. Where messages come one upon the other, the
-writer gathers them.
+place by who has it: that saves a pass of the loop. Where messages come one upon the other, they are
+gathered, and sent when they are enough, or when the writer runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable
 import trio
 
 from lattica.nat.base.errors import RemoteProtocolError
-from lattica.nat.config import MIB
+from lattica.nat.config import KIB, MIB
 from lattica.nat.mux.connection import CLOSE_GRACE, Connection, Direction
 from lattica.nat.mux.delivery import Delivery
 from lattica.nat.mux.stream import Stream, Waiter
@@ -46,6 +46,10 @@ _ALONE = 0.0001
 """Seconds since the message before after which one counts as alone."""
 _GATHERING = 0.02
 """Seconds for which the writer gathers after one that was not."""
+_GATHERED = 4 * KIB
+"""Bytes of small messages that leave without waiting for the writer: the peer works on them while
+this side makes the next ones. Were all that a pass makes sent at its end, one side would rest while
+the other works."""
 _WITHOUT_GOOD_BYE = (
     "the peer is gone without a good-bye: its program was killed or has crashed, or something on "
     "the way has cut the connection"
@@ -90,6 +94,7 @@ class YamuxConnection(Connection):
         "_cipher",
         "_early",
         "_flushed",
+        "_gathered",
         "_gathers_until",
         "_messages_per_batch",
         "_raw",
@@ -134,6 +139,9 @@ class YamuxConnection(Connection):
         self._sent_at = self._gathers_until = 0.0
         self._unsent = b""
         """What is left of a message that was sent in the writer's place."""
+        self._gathered: int | None = None
+        """Bytes that wait for the writer to run, which has been woken; None: it is at work, or what
+        waits is left to it."""
 
     @property
     def cipher(self) -> str:
@@ -144,7 +152,8 @@ class YamuxConnection(Connection):
 
     def write(self, stream: MuxStream, data: memoryview) -> None:
         if not self._write_wake.occupied:
-            stream.write(data)  # the writer is at work, and takes it along
+            stream.write(data)  # the writer takes it along
+            self._gather(len(data))
             return
         before, now = self._sent_at, time.perf_counter()
         self._sent_at = now
@@ -152,17 +161,35 @@ class YamuxConnection(Connection):
             self._gathers_until = now + _GATHERING
         if now < self._gathers_until or len(data) > _SMALL or self._raw.most_bytes is not None:
             stream.write(data)
+            self._gathered = 0
             self._write_wake.wake()
+            self._gather(len(data))
         elif (frame := self.session.frame_alone(stream, data)) is not None:
             self._send_now(frame)
         else:
             stream.write(data)
-            plain = _buffers.plain[: _SMALL + HEADER_SIZE]
-            if filled := self.session.fill(plain):
-                self._send_now(plain[:filled])
-                self._wake_drained()
-            if self.session.wants_write:
-                self._write_wake.wake()
+            self._fill_now()
+
+    def _gather(self, size: int) -> None:
+        """A message more waits for the writer, which has been woken and may not have run yet."""
+        if self._gathered is None:
+            return
+        if size > _GATHERED // 4 or self._raw.most_bytes is not None:
+            self._gathered = None
+            return
+        self._gathered += size
+        if self._gathered >= _GATHERED and not self._unsent:
+            self._gathered = 0
+            self._fill_now()
+
+    def _fill_now(self) -> None:
+        """Send what there is, in the place of the writer."""
+        plain = _buffers.plain[: _SMALL + HEADER_SIZE]
+        if filled := self.session.fill(plain):
+            self._send_now(plain[:filled])
+            self._wake_drained()
+        if self.session.wants_write:
+            self._write_wake.wake()
 
     def _send_now(self, plain: bytes | memoryview) -> None:
         """Send a message in the place of the writer, which waits, and sends what is left of it."""
@@ -269,6 +296,7 @@ class YamuxConnection(Connection):
                 if not (self.session.wants_write or self._closing):
                     self._flushed.wake()
                     await self._write_wake.wait()
+                    self._gathered = None
             await self._flush()
             # Not earlier: to some implementations it means that no more data follows.
             self.session.go_away(GoAwayCode.NORMAL)

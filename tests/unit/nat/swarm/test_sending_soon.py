@@ -63,6 +63,50 @@ async def test_messages_one_upon_the_other_are_gathered(monkeypatch: pytest.Monk
         assert end.sends == sends + 1
 
 
+@pytest.mark.usefixtures("autojump_clock")
+async def test_as_many_as_are_enough_do_not_wait_for_the_writer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(yamux_connection, "_ALONE", HOUR)
+    async with a_stream() as (stream, other, b):
+        stream.send_nowait(b"x" * 128)
+        alone = on_its_way(b)
+        for _ in range(31):
+            stream.send_nowait(b"x" * 128)
+        assert on_its_way(b) == alone
+        stream.send_nowait(b"x" * 128)
+        assert on_its_way(b) == alone + 32 * 128 + 12 + 18
+        stream.send_nowait(b"y" * 128)
+        assert on_its_way(b) == alone + 32 * 128 + 12 + 18
+        assert await other.receive_exactly(34 * 128) == b"x" * 33 * 128 + b"y" * 128
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_larger_ones_are_left_to_the_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yamux_connection, "_ALONE", HOUR)
+    async with a_stream() as (stream, other, b):
+        stream.send_nowait(b"x" * 128)
+        alone = on_its_way(b)
+        stream.send_nowait(b"x" * 2000)
+        for _ in range(50):
+            stream.send_nowait(b"x" * 128)
+        assert on_its_way(b) == alone
+        assert await other.receive_exactly(51 * 128 + 2000) == b"x" * (51 * 128 + 2000)
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_what_the_socket_does_not_take_is_not_overtaken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(yamux_connection, "_ALONE", HOUR)
+    async with a_stream(capacity=300) as (stream, other, b):
+        sent = [bytes([number]) * 128 for number in range(200)]
+        for each in sent:
+            stream.send_nowait(each)
+        assert on_its_way(b) == 300
+        assert await other.receive_exactly(200 * 128) == b"".join(sent)
+
+
 @pytest.mark.usefixtures("nothing_is_gathered", "autojump_clock")
 async def test_large_messages_are_the_writers() -> None:
     async with a_stream() as (stream, other, b):
