@@ -13,7 +13,7 @@ from typing import Protocol
 
 import trio
 
-from lattica.content.bitswap.asking import Asking, Sent
+from lattica.content.bitswap.asking import PATIENCE, Asking, Sent
 from lattica.content.bitswap.messages import (
     MAX_BLOCK,
     MAX_MESSAGE,
@@ -31,7 +31,7 @@ from lattica.content.bitswap.wanted import Wanted
 from lattica.content.errors import ContentNotFoundError
 from lattica.content.manifest.cid import Cid
 from lattica.nat.base.concurrency.exception_groups import single_error
-from lattica.nat.base.errors import LatticaError
+from lattica.nat.base.errors import LatticaError, UnsupportedProtocolError
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.events import PeerConnected, PeerDisconnected
@@ -175,9 +175,7 @@ class Exchange:
         with self._host.events() as events:
             async for event in events:
                 if isinstance(event, PeerConnected):
-                    for cid in list(self._waiting):
-                        asked = self._asking.ask(cid, [event.peer_id], trio.current_time())
-                        self._send(asked)
+                    self._ask_for_all(event.peer_id)
                 elif isinstance(event, PeerDisconnected):
                     self._forget(event.peer_id)
                     self._asking.forget(event.peer_id)
@@ -241,6 +239,18 @@ class Exchange:
         if failure is not None:
             logger.debug("bitswap with a peer ended: %s peer=%s", failure, peer)
             self._forget(peer)
+            if not isinstance(failure, UnsupportedProtocolError):
+                await self._ask_again(peer)
+
+    async def _ask_again(self, peer: PeerId) -> None:
+        """Nobody says that a peer has come if it was only its stream that failed."""
+        await trio.sleep(PATIENCE)
+        if self._host.path(peer) is not None:
+            self._ask_for_all(peer)
+
+    def _ask_for_all(self, peer: PeerId) -> None:
+        for cid in list(self._waiting):
+            self._send(self._asking.ask(cid, [peer], trio.current_time()))
 
     def _is_idle(self, outbox: Outbox, scope: trio.CancelScope) -> None:
         self._idle[outbox] = scope

@@ -6,11 +6,14 @@ from lattica.content.manifest.cid import Cid
 
 
 class Blocks:
-    """What :class:`lattica.content.bitswap.exchange.BlockSource` asks for, and how often it was."""
+    """What :class:`lattica.content.bitswap.exchange.BlockSource` asks for, and how often it was.
+
+    What a peer asks first, for a block or whether it is there, is not known: both count.
+    """
 
     def __init__(self, *blocks: bytes) -> None:
         self.held = {Cid.of(block): block for block in blocks}
-        self.read = 0
+        self.looked_up = 0
 
     def add(self, block: bytes) -> Cid:
         cid = Cid.of(block)
@@ -18,8 +21,9 @@ class Blocks:
         return cid
 
     def has_block(self, cid: Cid) -> bool:
+        self.looked_up += 1
         return cid in self.held
 
     def get_block(self, cid: Cid) -> bytes | None:
-        self.read += 1
+        self.looked_up += 1
         return self.held.get(cid)

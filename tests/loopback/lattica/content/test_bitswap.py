@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 import trio
 
+from lattica.content.bitswap import exchange
 from lattica.content.bitswap.exchange import Exchange, open_exchange
 from lattica.content.bitswap.messages import PROTOCOL, Message, Want, encode
 from lattica.content.errors import ContentNotFoundError
@@ -82,15 +84,35 @@ async def test_a_block_that_comes_later() -> None:
 
         nursery = await stack.enter_async_context(trio.open_nursery())
         nursery.start_soon(get, b"late")
-        await settled(lambda: mesh.blocks[1].read)
+        await settled(lambda: mesh.blocks[1].looked_up)
         await mesh.add(stack, b"late")  # a peer that has it
         await settled(lambda: got)
-        before = mesh.blocks[1].read
+        before = mesh.blocks[1].looked_up
         nursery.start_soon(get, b"later")
-        await settled(lambda: mesh.blocks[1].read > before)
+        await settled(lambda: mesh.blocks[1].looked_up > before)
         mesh.exchanges[1].notify(mesh.blocks[1].add(b"later"))  # the peer gets it
         await settled(lambda: len(got) == 2)
         assert got == [b"late", b"later"]
+
+
+async def test_a_peer_is_asked_again_whose_stream_failed_while_it_stayed(monkeypatch) -> None:
+    """Its connection did not end: no event says that it has come."""
+    monkeypatch.setattr(exchange, "PATIENCE", 0.05)
+    mesh = Mesh()
+    async with AsyncExitStack() as stack:
+        await mesh.add(stack)
+        await mesh.add(stack, b"block")
+        open_stream = mesh.nodes[0].open_stream
+        failures = iter((StreamResetError("reset"), trio.TooSlowError()))
+
+        async def sometimes(*arguments: Any, **options: Any) -> Stream:
+            for failure in failures:
+                raise failure
+            return await open_stream(*arguments, **options)
+
+        monkeypatch.setattr(mesh.nodes[0], "open_stream", sometimes)
+        sender, block = await mesh.exchanges[0].get(Cid.of(b"block"), 60)
+        assert (sender, block) == (mesh.nodes[1].peer_id, b"block")
 
 
 async def test_nobody_has_it() -> None:
