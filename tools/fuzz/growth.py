@@ -2,8 +2,8 @@
 
 Mutated examples are too small to show what is quadratic. Here a part of an example, or a token, is
 repeated until the input has some kilobytes, and eight times as many; a decoder that takes more than
-`MOST_GROWTH` times as long for each byte of the longer one, or more than `MOST_PER_BYTE` for a
-byte, has a bug. Time is that of the processor, of the fastest of several runs, which go on while
+`MOST_GROWTH` times as long for each byte of the longer one, and still longer for each of twice as
+many, or more than `MOST_PER_BYTE` for a byte, has a bug. Time is that of the processor, of the fastest of several runs, which go on while
 an input looks too slow; on a processor that is slower than where the bounds were set, or has to
 share its core, more is allowed by as much.
 """
@@ -19,8 +19,11 @@ from tools.fuzz.target import KIB, Crash, Target, Violation, run_input
 
 SMALL, LARGE = 4 * KIB, 32 * KIB
 MOST_GROWTH = 3.0
-MOST_PER_BYTE = 20e-6
-"""Seconds: 20 for a megabyte."""
+STILL_GROWS = 1.5
+"""Of the time for a byte when a long input is twice as long. What is quadratic takes 2; a short one
+that is refused where the longer ones are read says nothing of how that grows."""
+MOST_PER_BYTE = 40e-6
+"""Seconds: 40 for a megabyte."""
 FIXED = 0.02
 """Seconds that any input may take: keys, signatures, what is loaded at first use."""
 _WORTH_A_LOOK = 0.01
@@ -56,7 +59,10 @@ def check(
             text = _too_slow(len(small), short, len(large), long, pace)
             if text is None and rounds >= _ROUNDS:
                 break
-        if text is not None:
+        if text is not None and (
+            _costs_too_much(len(large), long, pace)
+            or _still_grows(target, long / len(large), _repeated(head, unit, tail, 2 * LARGE))
+        ):
             return Crash(target.name, large, (Violation.__name__, "growth"), text)
     return None
 
@@ -64,13 +70,23 @@ def check(
 def _too_slow(small: int, short: float, large: int, long: float, pace: float) -> str | None:
     """What is wrong with the seconds that so many bytes take; None if nothing is."""
     growth = (long / large) / (max(short, 1e-5) / small)
-    per_byte = (long / pace - FIXED) / large
-    if (long / pace <= FIXED or growth <= MOST_GROWTH) and per_byte <= MOST_PER_BYTE:
+    grows = growth > MOST_GROWTH and long / pace > FIXED
+    if not grows and not _costs_too_much(large, long, pace):
         return None
     return (
         f"{small} bytes take {1000 * short:.1f} ms, and {large} bytes {1000 * long:.1f} ms: "
         f"{growth:.1f} times as much for each"
     )
+
+
+def _costs_too_much(large: int, long: float, pace: float) -> bool:
+    return (long / pace - FIXED) / large > MOST_PER_BYTE
+
+
+def _still_grows(target: Target, for_each: float, larger: bytes) -> bool:
+    """Whether each byte of an even longer input takes longer than the seconds `for_each`."""
+    least = min(_seconds(target, larger) for _ in range(_ROUNDS))
+    return least / len(larger) > STILL_GROWS * for_each
 
 
 def _seconds(target: Target, data: bytes) -> float:

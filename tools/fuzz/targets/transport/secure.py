@@ -117,7 +117,7 @@ def _noise_transport(data: bytes) -> None:
     step, rest = option(data)
     state = AesGcmState if step & 0x80 else CipherState
     writer = TransportWriter(state(KEY))
-    wire, honest, tampered = b"", b"", False
+    wire, honest, received, tampered = bytearray(), bytearray(), bytearray(), False
     for kind, payload in records(rest):
         if kind % 4 == 0:
             wire += payload
@@ -127,10 +127,10 @@ def _noise_transport(data: bytes) -> None:
             if not tampered:
                 honest += payload * kind
     buffered = wire[: step % 32]
-    reader = TransportReader(state(KEY), buffered)
-    received = b""
+    reader = TransportReader(state(KEY), bytes(buffered))
+    pieces = max(step, len(wire) // 4096) if step else 0  # a few bytes may seal megabytes
     try:
-        for piece in in_pieces(wire[len(buffered) :], step):
+        for piece in in_pieces(bytes(wire[len(buffered) :]), pieces):
             received += b"".join(reader.receive(piece))
     finally:
         if not honest.startswith(received):
