@@ -27,7 +27,7 @@ from lattica.crdt.log.prefix import FeedPrefix
 from lattica.crdt.proofs.proof import Proof, Witness, verify_proof
 from lattica.crdt.proofs.query import Query, Scope
 from lattica.crdt.proofs.statement import Statement, heads_fingerprint, sign_statement
-from lattica.crdt.store.news import Seal
+from lattica.crdt.store.replication.news import Seal
 from lattica.crdt.sync.heads import ID_PREFIX, Head, HeadIndex
 from lattica.crdt.sync.messages import (
     TURN,

@@ -21,7 +21,7 @@ from lattica.crdt.proofs.query import Query
 from lattica.crdt.proofs.statement import SignedStatement
 from lattica.crdt.store.changes import ChangeStream
 from lattica.crdt.store.presence import Presence
-from lattica.crdt.store.replicator import Replicator
+from lattica.crdt.store.replication.replicator import Replicator
 from lattica.crdt.store.surroundings import Discovery, Topic
 from lattica.crdt.store.turns import in_turns
 from lattica.crdt.sync.presence import MAX_VALUE, PRESENCE_KIND

@@ -21,10 +21,10 @@ from lattica.crdt.log.config import LogConfig
 from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.log.disk.schema import read_genesis
 from lattica.crdt.log.errors import StoreError
+from lattica.crdt.store.replication.wire import open_about, receive, receive_hello, welcome
 from lattica.crdt.store.shared_document import SharedDocument
 from lattica.crdt.store.surroundings import Discovery, Topic, Topics
 from lattica.crdt.store.turns import in_turns
-from lattica.crdt.store.wire import open_about, receive, receive_hello, welcome
 from lattica.crdt.sync.messages import (
     ABSENT,
     PROTOCOL,

@@ -24,7 +24,7 @@ from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.proofs.json_form import proof_from_json, proof_to_json
 from lattica.crdt.proofs.proof import verify_proof
 from lattica.crdt.proofs.statement import read_statement
-from lattica.crdt.store.news import Seal
+from lattica.crdt.store.replication.news import Seal
 from lattica.crdt.sync.heads import Head
 from lattica.crdt.sync.messages import Ranges, Wants, decode_message
 from lattica.crdt.sync.presence import decode_presence

@@ -12,9 +12,9 @@ import trio
 from trio.testing import MockClock
 
 from lattica.crdt.config import StoreConfig
+from lattica.crdt.store.replication.wire import open_about, receive_hello, welcome
 from lattica.crdt.store.shared_document import SharedDocument
 from lattica.crdt.store.store import Store
-from lattica.crdt.store.wire import open_about, receive_hello, welcome
 from lattica.crdt.sync.messages import PROTOCOL, TURN, Purpose, encode_ranges
 from lattica.crdt.sync.ranges import Range
 from lattica.errors import LatticaError, StreamResetError

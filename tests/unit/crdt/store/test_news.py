@@ -8,7 +8,7 @@ import trio.testing
 
 from lattica.crdt.config import StoreConfig
 from lattica.crdt.entries.header import Kind
-from lattica.crdt.store.news import Seal
+from lattica.crdt.store.replication.news import Seal
 from lattica.crdt.types.payloads import RegisterWrite
 from lattica.crdt.types.state import Change
 from lattica.errors import RemoteProtocolError

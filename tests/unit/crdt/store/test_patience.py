@@ -8,7 +8,7 @@ import trio
 
 from lattica.crdt.access.capability import Level
 from lattica.crdt.entries.genesis import Mode
-from lattica.crdt.store.patience import LONGEST_PAUSE, Patience
+from lattica.crdt.store.replication.patience import LONGEST_PAUSE, Patience
 from lattica.crdt.sync.heads import Head, HeadIndex
 from lattica.nat.base.keys.identity import Identity
 from tests.unit.crdt.store.test_store import host_of, stores

@@ -20,8 +20,8 @@ from lattica.crdt.compaction.snapshot import Snapshot, SnapshotReader
 from lattica.crdt.entries.genesis import Genesis, Mode
 from lattica.crdt.keys.identities import identity_key
 from lattica.crdt.proofs.statement import SignedStatement, Statement, read_statement
+from lattica.crdt.store.replication.wire import receive, send_bytes
 from lattica.crdt.store.turns import in_turns
-from lattica.crdt.store.wire import receive, send_bytes
 from lattica.crdt.sync.messages import TURN, Part, StateMessage, Turn, encode_part, encode_state
 from lattica.nat.base.errors import IncompleteReadError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId
@@ -81,7 +81,7 @@ class Joining:
 
     async def give(self, stream: Stream) -> None:
         """Say what state was come to, and give a snapshot if asked for one. Raises as
-        :func:`~lattica.crdt.store.wire.receive`.
+        :func:`~lattica.crdt.store.replication.wire.receive`.
         """
         try:
             state = await in_turns(self._source.stating())

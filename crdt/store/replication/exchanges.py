@@ -1,7 +1,7 @@
 """Exchanges about one document with its peers: what each lacks is sent, by a snapshot if need be.
 
 What is opened here and what others open is spoken in the same way; whom to ask, and when again, is
-:class:`~lattica.crdt.store.replicator.Replicator`'s.
+:class:`~lattica.crdt.store.replication.replicator.Replicator`'s.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Final, Protocol
 
 import trio
 
-from lattica.crdt.store.joining import Joining, SnapshotSource
-from lattica.crdt.store.patience import Patience
-from lattica.crdt.store.wire import (
+from lattica.crdt.store.replication.joining import Joining, SnapshotSource
+from lattica.crdt.store.replication.patience import Patience
+from lattica.crdt.store.replication.wire import (
     PATIENCE,
     expect_end,
     open_about,

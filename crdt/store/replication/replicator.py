@@ -21,12 +21,12 @@ from lattica.crdt.config import StoreConfig
 from lattica.crdt.document import Received
 from lattica.crdt.log.errors import ContradictionError, StoreError
 from lattica.crdt.log.outcome import Outcome
-from lattica.crdt.store.exchanges import Exchanges, ReplicatedSource
-from lattica.crdt.store.member import Member
-from lattica.crdt.store.news import MAX_NEWS, Seal
-from lattica.crdt.store.outbox import Outbox
+from lattica.crdt.store.replication.exchanges import Exchanges, ReplicatedSource
+from lattica.crdt.store.replication.member import Member
+from lattica.crdt.store.replication.news import MAX_NEWS, Seal
+from lattica.crdt.store.replication.outbox import Outbox
+from lattica.crdt.store.replication.wire import receive_bytes, send_bytes
 from lattica.crdt.store.surroundings import Discovery, Topic
-from lattica.crdt.store.wire import receive_bytes, send_bytes
 from lattica.crdt.sync.messages import (
     Entries,
     Fork,

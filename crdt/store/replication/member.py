@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from lattica.crdt.store.outbox import Outbox
+from lattica.crdt.store.replication.outbox import Outbox
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.limits.backoff import Backoff
 
