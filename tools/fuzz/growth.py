@@ -3,9 +3,9 @@
 Mutated examples are too small to show what is quadratic. Here a part of an example, or a token, is
 repeated until the input has some kilobytes, and eight times as many; a decoder that takes more than
 `MOST_GROWTH` times as long for each byte of the longer one, and still longer for each of twice as
-many, or more than `MOST_PER_BYTE` for a byte, has a bug. Time is that of the processor, of the fastest of several runs, which go on while
-an input looks too slow; on a processor that is slower than where the bounds were set, or has to
-share its core, more is allowed by as much.
+many, or more than `MOST_PER_BYTE` for a byte, has a bug. Time is that of the processor, of the
+fastest of several runs, which go on while an input looks too slow; on a processor that is slower
+than where the bounds were set, or has to share its core, more is allowed by as much.
 """
 
 from __future__ import annotations
