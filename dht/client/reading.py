@@ -12,7 +12,12 @@ from lattica.dht.kademlia.contact import Contact, key_of
 from lattica.dht.kademlia.lookup import Lookup
 from lattica.dht.kademlia.messages import MessageType, Request, Response
 from lattica.dht.records.plain import PlainRecord, PlainRecords, check_plain
-from lattica.dht.records.signed_value import SignedValue, decode_values, split_values
+from lattica.dht.records.signed_value import (
+    SignedValue,
+    decode_envelopes,
+    in_turns,
+    open_values,
+)
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.keys.peer_id import PeerId
 
@@ -115,9 +120,9 @@ class Reader:
         junk = 0
         for record in records:
             try:
-                for part, _ in split_values(record):
+                for some in in_turns(decode_envelopes(record)):
                     async with self._turns:
-                        values, junk = decode_values(part, key, known)
+                        values, junk = open_values(some, key, known)
                     found += values
                     known.update((value.envelope, value) for value in values)
                     if junk:

@@ -7,7 +7,7 @@ two, the one with the higher sequence is valid. A record of the wire holds those
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lattica.dht.kademlia.messages import MAX_KEY, MAX_VALUE
@@ -109,41 +109,37 @@ def encode_values(values: Iterable[SignedValue]) -> bytes:
 
 
 def decode_envelopes(record: bytes) -> Sequence[bytes]:
-    """The envelopes of a record, not looked into. Raises what :func:`decode_values` does."""
+    """The envelopes of a record, not looked into.
+
+    Raises:
+        RemoteProtocolError: it is none, or over the limits.
+    """
     message = parse_message(pb.Values(), record, "a record of values", limit=MAX_VALUE)
     if len(message.envelopes) > MAX_VALUES:
         raise RemoteProtocolError(f"{len(message.envelopes)} values in one record")
     return message.envelopes
 
 
-def split_values(record: bytes) -> list[tuple[bytes, int]]:
-    """A record as several that can each be read at once, and how many envelopes are in each.
-
-    Raises what :func:`decode_values` does.
+def in_turns(envelopes: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """The envelopes of a record, as many at a time as may be opened at once; of an empty record
+    none, once.
     """
-    envelopes = decode_envelopes(record)
-    if len(envelopes) <= _AT_ONCE:
-        return [(record, len(envelopes))]
-    parts = (envelopes[at : at + _AT_ONCE] for at in range(0, len(envelopes), _AT_ONCE))
-    return [(pb.Values(envelopes=part).SerializeToString(), len(part)) for part in parts]
+    return (envelopes[at : at + _AT_ONCE] for at in range(0, max(len(envelopes), 1), _AT_ONCE))
 
 
-def decode_values(
-    record: bytes, key: bytes, known: Mapping[bytes, SignedValue] | None = None
+def open_values(
+    envelopes: Iterable[bytes], key: bytes, known: Mapping[bytes, SignedValue] | None = None
 ) -> tuple[tuple[SignedValue, ...], int]:
-    """The values of a record that are right, at most one for a place, and how many were not.
+    """The values that are right, at most one for a place, and how many were not.
 
     Args:
         known: by envelope, values of that key that were checked before, and are not again: what
             many peers answer is the same.
-
-    Raises:
-        RemoteProtocolError: it is none, or over the limits.
     """
     known = known or {}
     found: dict[bytes, SignedValue] = {}
     junk = 0
-    for envelope in decode_envelopes(record):
+    for envelope in envelopes:
         try:
             value = known.get(envelope) or open_value(envelope, key)
         except RemoteProtocolError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from lattica.dht.kademlia.contact import Contact, key_of
@@ -24,8 +24,9 @@ from lattica.dht.kademlia.messages import (
 from lattica.dht.kademlia.routing_table import RoutingTable
 from lattica.dht.records.keys import VALUE
 from lattica.dht.records.plain import check_plain
-from lattica.dht.records.signed_value import decode_values, encode_values
+from lattica.dht.records.signed_value import decode_envelopes, encode_values, open_values
 from lattica.dht.store.records import RecordStore
+from lattica.dht.store.values import Put
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.keys.peer_id import PeerId
 
@@ -65,7 +66,6 @@ class ServerCore:
         self._store = store
         self._find_peer = find_peer
         self._rng = rng or random.Random()
-        self.answered = Counter[MessageType]()
         self.refused = Counter[str]()
         """What was not stored, and entries that were left out, by why."""
 
@@ -75,7 +75,6 @@ class ServerCore:
         Raises:
             RemoteProtocolError: a record that cannot be: whoever sends it has not checked it.
         """
-        self.answered[request.type] += 1
         match request.type:
             case MessageType.FIND_NODE:
                 return Response(request.type, request.key, closer=self._closer(request.key, asker))
@@ -132,23 +131,32 @@ class ServerCore:
         record = request.record
         assert record is not None
         if record.key.startswith(VALUE):
-            values, junk = decode_values(record.value, record.key)
-            if junk or not values:
-                self._refuse("junk", max(junk, 1))
-                raise RemoteProtocolError("a record with values that are wrong")
-            puts = [self._store.values.put(value, asker.network, now) for value in values]
+            envelopes = decode_envelopes(record.value)
+            is_held = self.put_values(record.key, envelopes, asker, now)
         else:
             try:
                 plain = check_plain(self._store.plain.kinds, record.key, record.value)
             except RemoteProtocolError:
                 self._refuse("junk")
                 raise
-            puts = [self._store.plain.put(plain, asker.peer_id, asker.network, now)]
-        for put in puts:
-            if not put.is_held:
-                self._refuse(put.name.lower())
-        is_held = all(put.is_held for put in puts)
+            is_held = self._kept(self._store.plain.put(plain, asker.peer_id, asker.network, now))
         return Response(request.type, request.key, record if is_held else None)
+
+    def put_values(self, key: bytes, envelopes: Iterable[bytes], asker: Asker, now: float) -> bool:
+        """Store signed values of one key, some of a record's or all: whether they are here now.
+        Raises what :meth:`answer` does.
+        """
+        values, junk = open_values(envelopes, key)
+        if junk or not values:
+            self._refuse("junk", max(junk, 1))
+            raise RemoteProtocolError("a record with values that are wrong")
+        held = [self._kept(self._store.values.put(v, asker.network, now)) for v in values]
+        return all(held)
+
+    def _kept(self, put: Put) -> bool:
+        if not put.is_held:
+            self._refuse(put.name.lower())
+        return put.is_held
 
     def _get_providers(self, request: Request, asker: Asker, now: float) -> Response:
         providers = self._store.providers.get(request.key, now, MAX_PROVIDERS, self._rng)
@@ -171,10 +179,7 @@ class ServerCore:
                 self._refuse("key too long")
                 done.append(False)
                 continue
-            put = self._store.providers.add(key, own, asker.network, now)
-            if not put.is_held:
-                self._refuse(put.name.lower())
-            done.append(put.is_held)
+            done.append(self._kept(self._store.providers.add(key, own, asker.network, now)))
         return done
 
     def _refuse(self, why: str, times: int = 1) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 
 import trio
 
@@ -19,7 +18,7 @@ from lattica.dht.kademlia.messages import (
     encode,
 )
 from lattica.dht.records.keys import VALUE
-from lattica.dht.records.signed_value import split_values
+from lattica.dht.records.signed_value import decode_envelopes, in_turns
 from lattica.dht.server.core import Asker, ServerCore
 from lattica.dht.store.keeper import Keeper
 from lattica.nat.base.errors import IncompleteReadError, RemoteProtocolError
@@ -113,9 +112,7 @@ class Service:
         if record is None or not record.key.startswith(VALUE):
             return self._core.answer(request, who, self._clock())
         is_held = True
-        for part, count in split_values(record.value):
-            await stream.connection.charge("dht", count)
-            some = replace(request, record=replace(record, value=part))
-            answer = self._core.answer(some, who, self._clock())
-            is_held = is_held and answer is not None and answer.record is not None
+        for some in in_turns(decode_envelopes(record.value)):
+            await stream.connection.charge("dht", len(some))
+            is_held = self._core.put_values(record.key, some, who, self._clock()) and is_held
         return Response(request.type, request.key, record if is_held else None)

@@ -17,7 +17,12 @@ from lattica.dht.kademlia.messages import (
 )
 from lattica.dht.records.keys import content_key, peer_key, value_key
 from lattica.dht.records.plain import STANDARD, check_plain
-from lattica.dht.records.signed_value import decode_values, encode_values, seal_value
+from lattica.dht.records.signed_value import (
+    decode_envelopes,
+    encode_values,
+    open_values,
+    seal_value,
+)
 from lattica.errors import RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.keys.peer_id import PeerId
@@ -69,8 +74,8 @@ VALUE = seal_value(OWNER, VALUE_KEY, b"sub", b"\x81\xa1a\x01", sequence=1, expir
 
 
 def _values(data: bytes) -> None:
-    values, _ = decode_values(data, VALUE_KEY)
-    if decode_values(encode_values(values), VALUE_KEY) != (values, 0):
+    values, _ = open_values(decode_envelopes(data), VALUE_KEY)
+    if open_values(decode_envelopes(encode_values(values)), VALUE_KEY) != (values, 0):
         raise Violation("other values once written and read")
 
 
