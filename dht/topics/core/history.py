@@ -141,30 +141,36 @@ class History:
 
 
 class Asked:
-    """Messages that peers have offered and been asked for."""
+    """Messages that peers have offered and been asked for.
+
+    Each that is asked holds up the others once, and for each it is held to its word: one that
+    offers again and again what it never sends would keep all others from being asked.
+    """
 
     def __init__(self, config: GossipConfig) -> None:
         self._config = config
-        self._asked: OrderedDict[bytes, float] = OrderedDict()
-        self._promised: dict[bytes, tuple[PeerId, float]] = {}
+        self._asked: OrderedDict[bytes, tuple[float, tuple[PeerId, ...]]] = OrderedDict()
+        """Since when others wait, and who was asked."""
+        self._promised: dict[bytes, dict[PeerId, float]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._asked or self._promised)
 
     def is_due(self, message_id: bytes, now: float) -> bool:
         """Whether to ask for it: nobody was asked a moment ago."""
-        at = self._asked.get(message_id)
-        return at is None or now - at >= self._config.ask_again
+        asked = self._asked.get(message_id)
+        return asked is None or now - asked[0] >= self._config.ask_again
 
     def ask(self, peer_id: PeerId, ids: list[bytes], promise: bytes, now: float) -> None:
         """A peer is asked for them; for `promise`, one of them, it is held to its word."""
         for message_id in ids:
-            self._asked.pop(message_id, None)
-            self._asked[message_id] = now
+            since, who = self._asked.pop(message_id, (now, ()))
+            if peer_id not in who:
+                since, who = now, (*who, peer_id)
+            self._asked[message_id] = since, who
         while len(self._asked) > _MAX_ASKED:
             self._asked.popitem(last=False)
-        if promise not in self._promised:
-            self._promised[promise] = (peer_id, now + self._config.follow_up)
+        self._promised.setdefault(promise, {}).setdefault(peer_id, now + self._config.follow_up)
 
     def came(self, message_id: bytes) -> None:
         self._asked.pop(message_id, None)
@@ -172,16 +178,26 @@ class Asked:
 
     def broken(self, now: float) -> list[PeerId]:
         """Who has not kept its word; and what was asked for long ago is forgotten."""
-        late = [(key, who) for key, (who, until) in self._promised.items() if until <= now]
-        for key, _ in late:
-            del self._promised[key]
+        late = [
+            (key, who)
+            for key, promises in self._promised.items()
+            for who, until in promises.items()
+            if until <= now
+        ]
+        for key, who in late:
+            self._release(key, who)
         patience = self._config.follow_up
-        for key in [key for key, at in self._asked.items() if now - at > patience]:
+        for key in [key for key, (since, _) in self._asked.items() if now - since > patience]:
             del self._asked[key]
         return [who for _, who in late]
 
     def forgive(self, peer_id: PeerId) -> None:
         """A peer has gone: what it promised it owes no more."""
-        gone = [key for key, (who, _) in self._promised.items() if who == peer_id]
-        for key in gone:
-            del self._promised[key]
+        for key in [key for key, promises in self._promised.items() if peer_id in promises]:
+            self._release(key, peer_id)
+
+    def _release(self, message_id: bytes, peer_id: PeerId) -> None:
+        promises = self._promised[message_id]
+        del promises[peer_id]
+        if not promises:
+            del self._promised[message_id]

@@ -423,6 +423,25 @@ def test_broken_promises_count_against_a_peer():
     assert one.router.peers[other.peer_id].score < 0
 
 
+def test_whoever_offers_what_it_never_sends_holds_up_others_once():
+    """It offered again just before each offer of others, and nobody else was ever asked."""
+    net = RouterNet()
+    one, enemy = line(net, 2)
+    honest = net.member()
+    net.link(one, honest)
+    ihave = encode_control(Control(ihave=(Ihave(TOPIC, ids(1)),)))
+    for _ in range(3):
+        net.send(enemy.peer_id, one, ihave)
+        net.now += 0.1
+        net.send(honest.peer_id, one, ihave)
+        net.now += 0.9
+    assert any(control.iwant for control in controls(one, honest))
+    for _ in range(3):
+        net.tick()
+    assert one.router.peers[enemy.peer_id].breaches > 0.9
+    assert one.router.peers[honest.peer_id].breaches > 0.9
+
+
 def test_a_message_is_sent_to_a_peer_that_asks_a_few_times():
     net = RouterNet()
     one, other = line(net, 2)
