@@ -5,8 +5,8 @@ numbers, bit n for piece n, so that a million pieces cost a few operations on 12
 
 * **Rarest first**: what fewer of those have who have only parts. Among equals in order; at
   random if others fetch the same.
-* **Pipelining**: as many bytes are asked of a source ahead as it sends in half a second, or in two
-  round trips where these are longer. It begins with one piece and doubles.
+* **Pipelining**: as many bytes are asked of a source ahead as it sends in half a second, but no
+  more than 4 MiB, or in two round trips where that is more. It begins with one piece and doubles.
 * **The fast first**: a piece is not asked of a source while another one has it that would have
   delivered it in less than half the time.
 * **Held back**: what another has asked a source for (:class:`~.messages.Sending`), or it defers, is

@@ -13,7 +13,10 @@ from lattica.content.protocol import MAX_SPAN_BYTES
 QUIET = 2.0
 """Seconds without a byte after which nobody relies on a source any more."""
 _HORIZON = 0.5
-"""Seconds of a source's work that are asked of it ahead, at least."""
+"""Seconds of a source's work that are asked of it ahead, however soon answers come: they may be
+delayed."""
+_MOST_HORIZON = 4 * MAX_SPAN_BYTES
+"""Bytes that this is at most: what is on the way when a fetch is killed has to be sent again."""
 _LEAST_WINDOW = 2 * MAX_SPAN_BYTES
 _RATE_MEMORY = 1.5
 """Seconds over which a source's rate is averaged."""
@@ -110,8 +113,9 @@ class Source:
 
     def widen(self, size: int) -> None:
         """Ask for more ahead, after a piece of so many bytes."""
-        horizon = max(_HORIZON, 2 * self.fastest)
-        most = min(self.most, max(_LEAST_WINDOW, int(horizon * (self.rate or 0))))
+        rate = self.rate or 0.0
+        horizon = max(min(_HORIZON * rate, _MOST_HORIZON), 2 * self.fastest * rate)
+        most = min(self.most, max(_LEAST_WINDOW, int(horizon)))
         self.window = min(self.window + size, most)
 
     def forget_sample(self, now: float) -> None:
