@@ -20,6 +20,8 @@ _OLD_NS = 3_000_000_000
 """Nanoseconds after which a file system's clock has surely ticked."""
 _SYNC_FILE_RANGE_WRITE = 2
 """Of `sync_file_range`, in the kernel's uapi/linux/fs.h."""
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2
+"""Of `fallocate`, in the kernel's uapi/linux/falloc.h."""
 _BEHIND = (1 << 63) - 1
 ATTEMPTS = 10
 """At what another program may undo at the same moment."""
@@ -245,25 +247,39 @@ def _of_linux(name: str, *arguments: type[Any]) -> Callable[..., int] | None:
     return cast("Callable[..., int]", function)
 
 
-def allocate(descriptor: int, size: int) -> None:
-    """Reserve the blocks of a new file of `size` bytes, and give it that size.
+def allocate(descriptor: int, size: int, offset: int = 0) -> None:
+    """Reserve the blocks of `size` bytes of a new file, which then has them, of zeros.
 
     A full disk shows at once, the file is in one piece, and on ext4 writing it costs a
     fraction of the time. Where the file system cannot, nothing happens: `os.posix_fallocate`
     is not used because the C library would then write to every block. Raises
     :class:`OSError`.
     """
+    if size:
+        _fallocate(descriptor, 0, offset, size)
+
+
+def punch(descriptor: int, offset: int, size: int) -> bool:
+    """Make a hole in a file, which keeps its size; False where the file system cannot.
+
+    Raises :class:`OSError`.
+    """
+    return _fallocate(descriptor, _PUNCH_HOLE | _KEEP_SIZE, offset, size)
+
+
+def _fallocate(descriptor: int, mode: int, offset: int, size: int) -> bool:
     int64 = ctypes.c_int64
     function = _of_linux("fallocate", ctypes.c_int, ctypes.c_int, int64, int64)
-    if function is None or size == 0:
-        return
-    while function(descriptor, 0, 0, size) != 0:
+    if function is None:
+        return False
+    while function(descriptor, mode, offset, size) != 0:
         number = ctypes.get_errno()
         if number == errno.EINTR:
             continue
         if number in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM):
-            return
+            return False
         raise OSError(number, os.strerror(number))
+    return True
 
 
 def begin_writing_out(descriptor: int, offset: int, size: int) -> None:

@@ -27,6 +27,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -34,9 +35,7 @@ from types import TracebackType
 from lattica.content.disk import (
     ATTEMPTS,
     NotRegularError,
-    allocate,
     begin_writing_out,
-    format_bytes,
     mark_unmodified,
     open_below,
     open_regular,
@@ -48,9 +47,20 @@ from lattica.content.disk import (
     write_all,
 )
 from lattica.content.download.local.former import Chosen, OtherFile, is_directory, make_root, mark
+from lattica.content.download.local.holes import (
+    Hole,
+    allocate_around,
+    digests_of_holes,
+    is_hole,
+    is_zeros,
+    joined,
+    known_holes,
+    make_hole,
+)
 from lattica.content.download.local.obstacles import remove_obstacles
 from lattica.content.download.local.private_directory import PrivateDirectory
 from lattica.content.download.local.seals import Seals
+from lattica.content.download.local.space import check_entries, check_room
 from lattica.content.download.plan import Piece, Placement, Plan
 from lattica.content.errors import StorageError
 from lattica.content.manifest.chunking import FileState
@@ -69,10 +79,6 @@ _THREADS_FROM = 16 * 1024 * 1024
 third one syncs it."""
 _BATCH = 16
 """Chunks that such a thread takes at once."""
-_SPARE_ENTRIES = 16
-"""Files and directories of a fetch itself."""
-_SPARE_BYTES = 4 * 1024 * 1024
-"""For directories and the journal, on top of the files."""
 
 
 def _go_on() -> None:
@@ -204,8 +210,10 @@ class PartialFiles:
         return [number for number in numbers if self._is_on_disk(number, buffer)]
 
     def _is_on_disk(self, number: int, buffer: memoryview) -> bool:
-        chunk = self._plan.manifest.chunk(number)
-        for place in self._places(number):
+        chunk, places = self._plan.manifest.chunk(number), self._places(number)
+        if chunk.digest in digests_of_holes() and all(map(self._lacks_data, joined(places))):
+            return True
+        for place in places:
             if place.length != chunk.length:
                 return False
             piece = buffer[: chunk.length]
@@ -225,10 +233,28 @@ class PartialFiles:
             self._seals.seal(number, piece)
         return True
 
+    def _lacks_data(self, hole: Hole) -> bool:
+        """Whether there is a hole in an unfinished file."""
+        try:
+            descriptor = self._unfinished.open(str(hole.output), os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            return is_hole(descriptor, hole)
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+
+    @cached_property
+    def _holes(self) -> dict[int, list[Hole]]:
+        """By output: where there are to be holes, as far as that is known before."""
+        return known_holes(self._plan)
+
     def check_space(self) -> None:
         """Raise :class:`StorageError` when the disk cannot take what is still to come."""
-        self._check_entries()
-        needed = _SPARE_BYTES
+        check_entries(self._plan, self._out_dir, self._directory, self.verified)
+        needed = 0
         for index, output in enumerate(self._plan.outputs):
             if index in self.verified:
                 continue
@@ -236,33 +262,9 @@ class PartialFiles:
                 present = os.lstat(self._path(index)).st_blocks * 512
             except OSError:
                 present = 0
-            needed += max(0, output.size - present)
-        try:
-            free = shutil.disk_usage(self._directory).free
-        except FileNotFoundError:
-            return  # removed by somebody else; writing makes it anew
-        except OSError as error:
-            raise storage_error(error, self._directory) from None
-        if free < needed:
-            raise StorageError(
-                f"{self._out_dir} has {format_bytes(free)} free, and {format_bytes(needed)} are "
-                "needed; free some space, or choose another directory with -o"
-            )
-
-    def _check_entries(self) -> None:
-        """Whether the disk has room for so many files and directories, however small they are."""
-        needed = len(self._plan.outputs) - len(self.verified) + self._plan.directories
-        needed += _SPARE_ENTRIES
-        try:
-            disk = os.statvfs(self._directory)
-        except OSError:
-            return  # what is the matter shows when the space is looked at
-        # File systems that make them as needed say that there are none.
-        if disk.f_files and disk.f_favail < needed:
-            raise StorageError(
-                f"{self._out_dir} has room for {disk.f_favail} more files and directories, and "
-                f"{needed} are needed; remove some, or choose another directory with -o"
-            )
+            holes = sum(hole.length for hole in self._holes.get(index, ()))
+            needed += max(0, output.size - holes - present)
+        check_room(needed, self._out_dir, self._directory)
 
     # --- writing ---
 
@@ -273,13 +275,20 @@ class PartialFiles:
         is written, and :class:`StorageError`.
         """
         for number, piece in verified_chunks(self._plan.manifest, first, count, data, source):
-            for place in self._places(number):
-                part = piece[place.start : place.start + place.length]
+            places = self._places(number)
+            if any(place.length == len(piece) for place in places):
+                self._seals.seal(number, piece)
+            parts = [(p, piece[p.start : p.start + p.length]) for p in places]
+            for place, part in parts:
                 if place.length != len(piece):
                     digest = hashlib.sha256(part).digest()
                     self._part_digests[place.output, place.offset] = digest
-                else:
-                    self._seals.seal(number, part)
+            if is_zeros(piece):
+                for hole in joined(places):
+                    with self._writable(hole.output) as descriptor:
+                        make_hole(descriptor, hole)
+                continue
+            for place, part in parts:
                 self._write_at(place, part)
         entries = b"".join(n.to_bytes(_ENTRY_BYTES, "big") for n in range(first, first + count))
         try:
@@ -461,6 +470,10 @@ class PartialFiles:
         lost = []
         for piece in pieces:
             checkpoint()
+            if piece.digest in digests_of_holes() and is_hole(
+                descriptor, Hole(output, piece.offset, piece.length)
+            ):
+                continue
             data = buffer[: piece.length]
             if not read_exactly(descriptor, data, piece.offset) or not self._is(
                 output, piece, data
@@ -551,17 +564,23 @@ class PartialFiles:
         raise FileNotFoundError(errno.ENOENT, "removed again and again", str(self._directory))
 
     def _write_at(self, place: Placement, data: memoryview) -> None:
+        with self._writable(place.output) as descriptor:
+            write_all(descriptor, data, place.offset)
+            if self._plan.outputs[place.output].size >= _THREADS_FROM:
+                begin_writing_out(descriptor, place.offset, len(data))
+
+    @contextmanager
+    def _writable(self, output: int) -> Iterator[int]:
+        """An unfinished file, with room for all that is to come."""
         try:
             # Opened anew each time: no table of descriptors to bound, lock and close.
-            descriptor = self._create(place.output)
+            descriptor = self._create(output)
             try:
-                size = self._plan.outputs[place.output].size
                 if os.fstat(descriptor).st_size == 0:
-                    allocate(descriptor, size)
-                write_all(descriptor, data, place.offset)
-                if size >= _THREADS_FROM:
-                    begin_writing_out(descriptor, place.offset, len(data))
+                    size = self._plan.outputs[output].size
+                    allocate_around(descriptor, size, self._holes.get(output, ()))
+                yield descriptor
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise storage_error(error, self._path(place.output)) from None
+            raise storage_error(error, self._path(output)) from None
