@@ -106,7 +106,7 @@ def put_command(
         if as_json:
             say_json({"key": key, "owner": owner, "peers": held})
         else:
-            say(f"held by {held} peers; owner {owner}")
+            say(f"held by {'1 peer' if held == 1 else f'{held} peers'}; owner {owner}")
 
     daemon = running_node(ctx, config, ephemeral=ephemeral)
     if daemon is not None:

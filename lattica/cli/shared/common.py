@@ -24,7 +24,7 @@ from lattica.nat.base.errors import ConfigError, LatticaError
 if TYPE_CHECKING:
     import typer
 
-    from lattica.config import NodeConfig
+    from lattica.config import NodeConfig, SettingError
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
@@ -35,6 +35,8 @@ EXIT_USAGE = 2
 EXIT_BAD = 3
 """`lattica doctor` or `lattica store verify` has found something that is bad."""
 EXIT_INTERRUPTED = 130
+_OPTIONS = {"bootstrap": "--connect", "listen": "--listen", "relays": "--relay"}
+"""That are called otherwise than what they set."""
 
 
 def load_for(
@@ -57,6 +59,12 @@ def load_for(
     }
     overrides = {**options.overrides, **_given(overrides)}
     return load_config(options.config_file, environment, overrides)
+
+
+def _of_option(error: SettingError) -> ConfigError:
+    """The error of a setting that an option was given for: it names that one."""
+    option = _OPTIONS.get(error.place.name) if error.place.source == "argument" else None
+    return error if option is None else ConfigError(f"{option}: {error.problem}")
 
 
 def _given(overrides: Mapping[str, object] | None) -> dict[str, object]:
@@ -86,7 +94,7 @@ def start(
     """
     from dataclasses import replace
 
-    from lattica.config import key_file_in
+    from lattica.config import SettingError, key_file_in
     from lattica.logs import setup_logging
 
     options = ctx.find_object(GlobalOptions) or GlobalOptions()
@@ -96,7 +104,10 @@ def start(
     config = load(GlobalOptions(options.config_file))
     if _given(overrides) or options.overrides:
         with wrong_arguments():  # as it would do without them
-            config = load(options, overrides)
+            try:
+                config = load(options, overrides)
+            except SettingError as error:
+                raise _of_option(error) from None
     setup_logging(config.log_level, as_json=options.log_json or config.log_json)
     named = "identity_path" in options.overrides
     if ephemeral:

@@ -136,6 +136,8 @@ class _Found:
     files: list[tuple[str, Path]] = field(default_factory=list)
     links: list[LinkEntry] = field(default_factory=list)
     directories: list[DirectoryEntry] = field(default_factory=list)
+    left_out: list[Path] = field(default_factory=list)
+    """Pipes and the like."""
 
     def __len__(self) -> int:
         return len(self.files) + len(self.links) + len(self.directories)
@@ -174,7 +176,7 @@ class _Walk:
             elif stat.S_ISREG(mode):
                 self.found.files.append((relative, path))
             else:
-                logger.warning("%s is neither a file nor a directory; left out", path)
+                self.found.left_out.append(path)
         mode = stat.S_IMODE(status.st_mode) & MAX_MODE
         if prefix and (len(self.found) == before or mode not in _USUAL_DIRECTORIES):
             self.found.directories.append(DirectoryEntry(prefix[:-1], mode))
@@ -287,6 +289,8 @@ class _Tree:
 def _cut_tree(path: Path, name: str, follow_links: bool) -> _Tree:
     """Everything to publish; blocking."""
     found = _find_tree(path, name, follow_links)
+    for other in found.left_out:
+        logger.warning("%s is neither a file nor a directory; left out", other)
     modes = [stat.S_IMODE(file.stat().st_mode) & MAX_MODE for _, file in found.files]
     tree = _Tree(name, found, [cut_file(file) for _, file in found.files], modes)
     # Limits of the manifest, as far as they are known before the files are read.

@@ -118,6 +118,13 @@ def test_arguments_that_our_own_checks_refuse(arguments: list[str]) -> None:
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("option", ["--connect", "--listen", "--relay"])
+def test_an_option_without_a_value_is_called_as_it_is_given(option: str) -> None:
+    result = CliRunner().invoke(app, ["publish", ".", option, ""])
+    assert result.exit_code == 2
+    assert f"{option}: '' is not a multiaddr" in result.stderr
+
+
 def test_an_option_of_zero_is_given(capsys: pytest.CaptureFixture[str]) -> None:
     """As `lattica expose 80 --idle 0` has it, with no other option."""
     ctx: Any = typer.Context(typer.main.get_command(app))

@@ -344,6 +344,15 @@ async def test_spans_beyond_what_there_is(tmp_path):
             publication.check_span(first, count)
 
 
+async def test_what_is_left_out_is_said_once(tmp_path, caplog):
+    (tmp_path / "f").write_bytes(b"x")
+    os.mkfifo(tmp_path / "pipe")
+    await check_publishable(tmp_path)
+    publication = await make_publication(tmp_path)
+    assert [file.path for file in publication.manifest.files] == ["f"]
+    assert caplog.messages == [f"{tmp_path / 'pipe'} is neither a file nor a directory; left out"]
+
+
 async def test_what_cannot_be_published(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "loop").mkdir()
