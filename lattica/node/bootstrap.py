@@ -193,7 +193,9 @@ class BootstrapPeers:
                 logger.exception("bootstrap: internal error peer=%s", target)
                 problem = repr(error)
         if problem is not None:
-            change = redial.failed(trio.current_time())
+            has_met_another = isinstance(problem, DialError) and problem.has_met_another
+            is_alone = not (self._swarm.registry.total or has_met_another)
+            change = redial.failed(trio.current_time(), is_alone=is_alone)
             logger.debug("bootstrap: attempt failed: %s peer=%s", problem, target)
             self._report(target, change, problem)
 

@@ -121,6 +121,11 @@ class DialError(LatticaError, OSError):
         self.target = target
         self.attempts = tuple(attempts)
 
+    @property
+    def has_met_another(self) -> bool:
+        """Whether another peer answered at one of the addresses."""
+        return any(isinstance(attempt.cause, PeerMismatchError) for attempt in self.attempts)
+
 
 class NotConnectedError(LatticaError):
     """The peer is not connected and no address of it is known."""

@@ -6,8 +6,9 @@ the next attempt is due:
 * A connection that is lost is replaced at once.
 * Attempts that fail are repeated after a delay that doubles from 1 s to 60 s; of each delay the
   second half is random, so that the peers of a hub that comes back do not all dial it at once.
-  A connection starts this anew. In the first two minutes after a good connection was lost, no
-  delay is longer than 8 s: a hub that is started again has its peers back soon.
+  A connection starts this anew. In the first two minutes after a good connection was lost, and as
+  long as there is no peer at all, no delay is longer than 8 s: a hub that is started again has
+  its peers back soon.
 * A peer that takes connections and drops them again (it is overloaded, or does not let us in) is
   dialed no more often than one that does not answer: connections that last less than a minute
   count like attempts that failed, from when they were made.
@@ -37,7 +38,7 @@ class RedialPolicy:
     settled: float = 2.0
     """A peer that was unreachable is back when a connection to it is this old."""
     soon: float = 8.0
-    """No delay is longer within `soon_for` of the loss of a good connection."""
+    """No delay is longer within `soon_for` of the loss of a good connection, or while alone."""
     soon_for: float = 120.0
 
 
@@ -97,12 +98,15 @@ class Redial:
             raise LocalProtocolError("no attempt is due")
         self.phase = Phase.DIALING
 
-    def failed(self, now: float) -> Change | None:
-        """The attempt has failed. Ignored if the peer was released or has connected by itself."""
+    def failed(self, now: float, *, is_alone: bool = False) -> Change | None:
+        """The attempt has failed. Ignored if the peer was released or has connected by itself.
+
+        `is_alone`: nobody is connected, and nobody else answered there.
+        """
         if self.phase is not Phase.DIALING:
             return None
         self._failures += 1
-        is_soon = now - self._lost_at < self.policy.soon_for
+        is_soon = is_alone or now - self._lost_at < self.policy.soon_for
         at_most = self.policy.soon if is_soon else math.inf
         self._wait(now + self._delay(self._failures + self._short, at_most))
         return self._note_unreachable()

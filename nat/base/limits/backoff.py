@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 
 
@@ -19,7 +18,7 @@ def pause_after(failures: int, first: float, limit: float, rng: random.Random) -
 class Backoff:
     """The first attempt is due at once; later ones after pauses from :func:`pause_after`."""
 
-    __slots__ = ("_first", "_hurry_limit", "_hurry_until", "_limit", "_rng", "due", "failures")
+    __slots__ = ("_first", "_limit", "_rng", "due", "failures")
 
     def __init__(self, first: float, limit: float, rng: random.Random, now: float) -> None:
         self.due = now
@@ -29,18 +28,16 @@ class Backoff:
         self._first = first
         self._limit = limit
         self._rng = rng
-        self._hurry_until = -math.inf
-        self._hurry_limit = math.inf
-
-    def hurry(self, until: float, limit: float) -> None:
-        """Before the time `until` no pause begins that is longer than `limit` seconds."""
-        self._hurry_until, self._hurry_limit = until, limit
 
     def failed(self, now: float) -> None:
         """Another attempt has failed."""
         self.failures += 1
-        limit = min(self._limit, self._hurry_limit) if now < self._hurry_until else self._limit
-        self.due = now + pause_after(self.failures, self._first, limit, self._rng)
+        self.due = now + pause_after(self.failures, self._first, self._limit, self._rng)
+
+    def hurry(self, now: float, limit: float) -> None:
+        """Make the next attempt within `limit` seconds, however many have failed."""
+        if self.due > now + limit:
+            self.due = now + limit * self._rng.uniform(0.5, 1.0)
 
     def again(self, now: float) -> None:
         """Begin anew, at once."""

@@ -13,6 +13,7 @@ port, and the relay tells as which address (UDP mappings are found by STUN).
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field
 import trio
 
 from lattica.nat.base.concurrency.watched import Watched
-from lattica.nat.base.errors import AddressError, LatticaError, RemoteProtocolError
+from lattica.nat.base.errors import AddressError, DialError, LatticaError, RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.limits.backoff import Backoff
 from lattica.nat.base.net.addresses import Kind, ip_of, kind_of, parse_multiaddr, split_peer
@@ -61,8 +62,8 @@ _TCP_HEAD_START = 1.5
 _LASTING = 30.0
 """Seconds after which a connection that is lost counts as one that worked."""
 _SOON, _SOON_FOR = 8.0, 120.0
-"""Longest pause between two attempts to reach a relay in the time after a place there was lost: one
-that is started again has its clients back soon."""
+"""Longest pause between two attempts to reach a relay as long as no relay holds a place for us, and
+in the time after one there was lost: one that is started again has its clients back soon."""
 _TCP_FIRST, _TCP_LIMIT = 8.0, 600.0
 """Pauses between attempts to have TCP besides QUIC. The first exceeds the time in which two
 connections count as made at once, after which the newer one is preferred."""
@@ -92,6 +93,10 @@ class _Relay:
     clock_offset: float | None = None
     """Seconds by which its clock is ahead of ours, as far as that is known."""
     dial_error: str = ""
+    hurry_until: float = -math.inf
+    """Until when it is dialed often, as a place there was lost."""
+    turns_away: bool = False
+    """It was reached when last tried, and did not keep the connection; or another peer was."""
     jobs: set[str] = field(default_factory=set)
     """What is being done just now."""
 
@@ -306,6 +311,7 @@ class RelayClient:
         self._find_bootstrap(now)
         for r in self._relays.values():
             self._observe(r, now)
+        self._hurry(now)
         chosen = self._selection.choose(map(self._candidate, self._relays.values()), now)
         for r in self._relays.values():
             self._choose(r, r.relay in chosen)
@@ -341,16 +347,25 @@ class RelayClient:
             r.leaving = None
         if new is None and old is not None:
             reason = f"the connection to the relay has ended: {old.closed_reason}"
-            if now - old.established_at >= _LASTING:
-                r.dialing.again(now)
-            else:
+            r.turns_away = now - old.established_at < _LASTING
+            if r.turns_away:
                 r.dialing.failed(now)
+            else:
+                r.dialing.again(now)
             if r.reserving.lost(now, reason):
-                r.dialing.hurry(now + _SOON_FOR, _SOON)
+                r.hurry_until = now + _SOON_FOR
                 logger.info("relay lost: %s relay=%s", reason, r.relay)
         elif old is not None and old.closed_reason is not None:
             # The relay may have forgotten us between the two.
             r.reserving.renew(now)
+
+    def _hurry(self, now: float) -> None:
+        """Who is reached through no relay does not wait long for one to be there again."""
+        is_reachable = any(r.reserving.is_held(now) for r in self._relays.values())
+        for r in self._relays.values():
+            is_wanted = r.source is Source.CONFIGURED and not (is_reachable or r.turns_away)
+            if is_wanted or now < r.hurry_until:
+                r.dialing.hurry(now, _SOON)
 
     def _candidate(self, r: _Relay) -> Candidate:
         now = trio.current_time()
@@ -428,6 +443,7 @@ class RelayClient:
                 raise LatticaError("the connection did not last")
             r.dial_error = ""
         except (LatticaError, OSError) as error:
+            r.turns_away = not isinstance(error, DialError) or error.has_met_another
             r.dialing.failed(trio.current_time())
             if not r.dial_error:
                 logger.info("relay is unreachable: %s relay=%s", error, r.relay)

@@ -76,6 +76,17 @@ def test_a_good_one_that_is_lost_is_dialed_often_for_two_minutes():
     assert all(delay >= 30 for t, delay in delays if t >= POLICY.soon_for)
 
 
+def test_who_is_alone_dials_often_for_as_long_as_it_is():
+    redial = new_redial()
+    for _ in range(200):
+        now = redial.next_wake
+        redial.begin(now)
+        redial.failed(now, is_alone=True)
+        assert redial.next_wake - now <= 8
+    last = fail(redial)
+    assert redial.next_wake - last >= 30
+
+
 def test_the_same_seed_gives_the_same_delays():
     one, same, other = new_redial(seed=3), new_redial(seed=3), new_redial(seed=4)
     due = [fail(one) for _ in range(5)]

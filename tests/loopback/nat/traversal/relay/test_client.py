@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import trio
 
-from lattica.errors import AddressError
+from lattica.errors import (
+    AccessDeniedError,
+    AddressError,
+    DialAttempt,
+    DialError,
+    PeerMismatchError,
+)
 from lattica.nat.base.concurrency.exception_groups import single_error
-from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.keys.identity import Identity, PeerId
 from lattica.nat.base.net.addresses import Kind, kind_of
 from lattica.nat.base.net.multiaddr import Multiaddr
-from lattica.nat.mux.connection import Direction
+from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.events import AddressesChanged, NetworkChanged
 from lattica.nat.swarm.swarm import Swarm
@@ -38,7 +44,7 @@ from lattica.nat.traversal.relay.messages import (
 )
 from lattica.nat.traversal.relay.server.limits import RelayLimits, StrangerLimits
 from lattica.nat.traversal.relay.voucher import seal
-from tests.support.nets.nets import LISTEN_ON, ask_echo, running, settled, unused_port
+from tests.support.nets.nets import LISTEN_ON, ask_echo, running, settled, swarm_config, unused_port
 from tests.support.nets.relay_nets import (
     addr_of,
     framed,
@@ -303,6 +309,51 @@ async def test_what_is_run_again_after_an_error_is_as_new():
             await client.wait_ready(60)
             assert is_reserved(client, relay)
             nursery.cancel_scope.cancel()
+
+
+async def pauses_of_dials(error: Exception, is_held_elsewhere: bool = False) -> list[float]:
+    """Between 20 attempts to reach a relay that fail, in virtual time."""
+    bob = Swarm(Identity.generate(), swarm_config())
+    relay, other = (f"/ip4/127.0.0.1/tcp/1/p2p/{Identity.generate().peer_id}" for _ in range(2))
+
+    async def dial(peer_id: PeerId | None, addrs: Iterable[Multiaddr]) -> Connection:
+        raise error
+
+    bob.dial = dial  # type: ignore[method-assign]
+    config = RelayClientConfig(relays=(relay, other))
+    client = RelayClient(bob, use_relays(bob), config)
+    wanted, held = client._relays.values()
+    if is_held_elsewhere:
+        held.reserving.ask(trio.current_time())
+        held.reserving.granted(trio.current_time(), 1e6)
+    pauses: list[float] = []
+    for _ in range(20):
+        await client._dial(wanted)
+        client._hurry(now := trio.current_time())
+        pauses.append(wanted.dialing.due - now)
+        await trio.sleep_until(wanted.dialing.due)
+    return pauses
+
+
+NOBODY = DialError("relay", [DialAttempt("/ip4/127.0.0.1/tcp/1", "refused", OSError("refused"))])
+ANOTHER = DialError(
+    "relay", [DialAttempt("/ip4/127.0.0.1/tcp/1", "another", PeerMismatchError("one", "another"))]
+)
+
+
+async def test_who_is_reached_through_no_relay_looks_for_one_often_however_long(autojump_clock):
+    assert max(await pauses_of_dials(NOBODY)) <= 8
+
+
+@pytest.mark.parametrize(
+    ("error", "is_held_elsewhere"),
+    [(NOBODY, True), (ANOTHER, False), (AccessDeniedError("not that one"), False)],
+)
+async def test_a_relay_that_is_not_needed_or_does_not_want_us_is_left_alone(
+    error, is_held_elsewhere, autojump_clock
+):
+    pauses = await pauses_of_dials(error, is_held_elsewhere)
+    assert min(pauses[10:]) >= 150
 
 
 # --- relays that misbehave ---
