@@ -43,9 +43,9 @@ class Workload:
 
     `name` is what the children are told. `path` is what lies between them: "slow" is the delaying
     proxy, "lossy" a link of the network lab. Over the transport "relay", both are connected to a
-    third process by TCP. `stretch` multiplies the measured seconds. `max_repeats` bounds repeats
-    of what is long and hardly noisy. `references` are run whether asked for or not: without them
-    the figure says nothing.
+    third process by TCP. `stretch` multiplies the measured seconds, and the limit. `max_repeats`
+    bounds repeats of what is long and hardly noisy. `references` are run whether asked for or not:
+    without them the figure says nothing.
     """
 
     name: str
@@ -321,6 +321,29 @@ WORKLOADS: tuple[Workload, ...] = (
                 "what of that the same call by a node of the program's own does not take",
             ),
         ),
+    ),
+    Workload(
+        "lost-to-other-p50",
+        (
+            Case(
+                "relay",
+                "lost-to-other-p50",
+                "s",
+                "lower",
+                "from a relay's end by SIGKILL until its client is at another one",
+            ),
+            Case("relay", "lost-to-other-worst", "s", "lower", "the same, the longest"),
+            Case(
+                "relay",
+                "lost-back-p50",
+                "s",
+                "lower",
+                "from when a killed relay runs again until its client is there again",
+            ),
+            Case("relay", "lost-back-worst", "s", "lower", "the same, the longest"),
+        ),
+        stretch=3.0,
+        max_repeats=1,
     ),
     _relay(
         "circuit-memory",

@@ -194,7 +194,7 @@ async def run_once(
         client = await stack.enter_async_context(
             start(f"{name} client", [*site.client, *command("client"), *client_args], folder)
         )
-        with _limit(settings.limit, f"{name} client had no result"):
+        with _limit(settings.limit * workload.stretch, f"{name} client had no result"):
             result = await _drive(client, others)
         if proxy is not None:
             await _check_path(proxy, result)

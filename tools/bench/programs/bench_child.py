@@ -59,6 +59,8 @@ BUSY_CIRCUITS = 20
 OPEN_CIRCUITS = 500
 RESERVATIONS = 100
 """Times that a peer reserves and is called."""
+LOST_RELAYS = 5
+"""Times that a relay is killed."""
 RSS_CASE = "streams-10000-rss"
 ECHO_SEQ = ("stream-echo-128B-seq", "echo-128B-seq")
 ECHO_C64 = ("stream-echo-128B-c64", "echo-128B-c64")

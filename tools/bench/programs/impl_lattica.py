@@ -23,13 +23,13 @@ from lattica.rpc import RpcConfig
 
 if TYPE_CHECKING:
     from tools.bench.programs import bench_child as bc
-    from tools.bench.programs.ours import content, local_api, ports, pubsub, rpc
+    from tools.bench.programs.ours import content, local_api, lost_relay, ports, pubsub, rpc
     from tools.bench.programs.ours import relay as through_relay
     from tools.bench.programs.ours.stream import BenchStream
     from tools.bench.programs.work import trio_workloads as work
 else:
     import bench_child as bc
-    from ours import content, local_api, ports, pubsub, rpc
+    from ours import content, local_api, lost_relay, ports, pubsub, rpc
     from ours import relay as through_relay
     from ours.stream import BenchStream
     from work import trio_workloads as work
@@ -145,6 +145,8 @@ def main(child: bc.Child, job: bc.Job) -> None:
         trio.run(call, child, job)
     elif job.case == local_api.CASE:
         trio.run(call_by_api, child, job)
+    elif job.case == lost_relay.CASE:
+        trio.run(lost_relay.run_client, child, job)
     elif job.case in content.CASES:
         trio.run(fetch, child, job)
     elif job.case == pubsub.CASE:
