@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 
 import pytest
 import trio
@@ -135,6 +136,36 @@ async def test_loss_wakes_everybody(lose, autojump_clock) -> None:
             assert end.connection.closed_reason
             with pytest.raises(ConnectionClosedError):
                 end.open()
+
+
+async def test_users_of_many_streams_go_on_some_at_a_time(autojump_clock) -> None:
+    """What each of them then does is done beside others, not before them."""
+    gone = 0
+
+    class Passes(trio.abc.Instrument):
+        def __init__(self) -> None:
+            self.ends = [0]
+
+        def before_io_wait(self, timeout: float) -> None:
+            self.ends.append(gone)
+
+    async def use(stream: Stream) -> None:
+        nonlocal gone
+        with pytest.raises(ConnectionClosedError):
+            await stream.receive_some()
+        gone += 1
+
+    async with connected() as (a, _):
+        async with trio.open_nursery() as nursery:
+            for _ in range(200):
+                nursery.start_soon(use, a.open())
+            await quiet()
+            passes = Passes()
+            trio.lowlevel.add_instrument(passes)
+            a.connection.abort("gone")
+        trio.lowlevel.remove_instrument(passes)
+        assert gone == 200
+        assert max(after - before for before, after in pairwise(passes.ends)) <= 2 * 32
 
 
 async def test_what_had_arrived_stays_readable(autojump_clock) -> None:
