@@ -10,6 +10,7 @@ import trio
 
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.mux.stream import Waiter
+from lattica.rpc.data_plane.shared.closing import Closer, take_message
 from lattica.rpc.data_plane.shared.memory import Memory
 from lattica.rpc.data_plane.shared.messages import (
     MOST_RECORDS,
@@ -48,11 +49,13 @@ class SharedLink:
         ours: Memory,
         theirs: Memory,
         traffic: SharedTraffic,
+        closer: Closer,
         *,
         is_caller: bool,
     ) -> None:
         self.number = number
         self._sock = sock
+        self._closer = closer
         self._ours = ours
         self._theirs = theirs
         self._traffic = traffic
@@ -124,13 +127,19 @@ class SharedLink:
 
     async def run(self) -> None:
         """Release slots until either side ends; then close. Raises RemoteProtocolError."""
+        broken: RemoteProtocolError | None = None
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write)
-                await self._read()
+                try:
+                    await self._read()
+                except RemoteProtocolError as error:
+                    broken = error
                 nursery.cancel_scope.cancel()
         finally:
             self.close()
+        if broken is not None:
+            raise broken
 
     async def _write(self) -> None:
         while True:
@@ -146,7 +155,7 @@ class SharedLink:
     async def _read(self) -> None:
         while True:
             try:
-                packet = await self._sock.recv(_PACKET)
+                packet = await take_message(self._sock, _PACKET)
             except (OSError, trio.ClosedResourceError):
                 return
             if not packet:
@@ -165,7 +174,7 @@ class SharedLink:
         if not self.is_closed:
             self.is_closed = True
             self.is_usable = False
-            self._sock.close()
+            self._closer.close_socket(self._sock)
             self._sending.clear()
             self._ours.close()
             self._theirs.close()

@@ -90,6 +90,9 @@ def create(slots: int) -> tuple[Memory, int]:
 def adopt(descriptor: int, most_slots: int = MOST_SLOTS) -> Memory:
     """The memory behind a descriptor that another process has sent, which is closed with it.
 
+    Nothing else is asked of a descriptor than what the kernel answers itself, until it is known to
+    be of memory.
+
     Reading what lies in a file that somebody cuts off kills a process (SIGBUS), so it must be
     sealed against that, and in small pages, of which there always are some. Its size is read when
     it can change no more.
@@ -99,7 +102,8 @@ def adopt(descriptor: int, most_slots: int = MOST_SLOTS) -> Memory:
             whoever made the memory can make holes in it at any time.
 
     Raises:
-        RemoteProtocolError: it is something else, or larger. The descriptor is closed.
+        RemoteProtocolError: it is something else, or larger. The descriptor is left to the caller:
+            whoever closes it may have to wait (:mod:`lattica.rpc.data_plane.shared.closing`).
     """
     try:
         seals = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
@@ -111,8 +115,4 @@ def adopt(descriptor: int, most_slots: int = MOST_SLOTS) -> Memory:
             raise RemoteProtocolError(f"RPC: shared memory of {size} bytes")
         return Memory(descriptor, size, writable=False, kept=True)
     except OSError as error:
-        os.close(descriptor)
         raise RemoteProtocolError(f"RPC: no shared memory: {error}") from None
-    except BaseException:
-        os.close(descriptor)
-        raise

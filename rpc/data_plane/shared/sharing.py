@@ -33,6 +33,7 @@ from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.host import Host
 from lattica.rpc.config import RpcConfig
 from lattica.rpc.data_plane.shared import memory
+from lattica.rpc.data_plane.shared.closing import Closer, take_message
 from lattica.rpc.data_plane.shared.link import SharedLink, SharedTraffic
 from lattica.rpc.data_plane.shared.messages import (
     MOST_BYTES,
@@ -88,6 +89,7 @@ class SharedMemory:
         """The last one of this node to agree with a peer."""
         self._not_shared: Counter[str] = Counter()
         self._traffic = SharedTraffic()
+        self._closer = Closer()
         self._is_served = False
 
     @property
@@ -164,34 +166,35 @@ class SharedMemory:
 
     async def _offer(self, peer: PeerId, attempt: _Attempt) -> None:
         """The caller's part, and the link's life."""
-        name, shown = secrets.token_bytes(NAME_BYTES // 2).hex().encode(), _new_secret()
-        listener = own(trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-        sock: trio.socket.SocketType | None = None
-        link: SharedLink | None = None
         try:
-            with listener, trio.fail_after(_TIME):
-                await listener.bind(b"\0lattica-" + name)
-                listener.listen(8)
-                stream = await self._host.open_stream(peer, SHARED)
-                async with stream:
-                    await stream.send_message(encode_offer(Offer(name, shown)))
-                    ours = decode_answer(await stream.receive_message(MOST_BYTES))
-                    if ours is None:
-                        attempt.outcome = "declined by the peer"
-                        return
-                    sock = await _accept(listener, shown)
-                    slots = min(self._slots, ours.slots)
-                    link = await self._exchange(
-                        sock, peer, shown, ours.secret, slots, is_caller=True
-                    )
+            link = await self._agree(peer)
+            if link is None:
+                attempt.outcome = "declined by the peer"
+                return
             await self._use(peer, link)
             attempt.until = trio.current_time() + _PAUSE
         except _Failures as error:
             attempt.outcome, attempt.until = "failed", trio.current_time() + _PAUSE
             logger.debug("no memory is shared with %s: %s", peer, error)
+
+    async def _agree(self, peer: PeerId) -> SharedLink | None:
+        """None: the peer shares no memory."""
+        name, shown = secrets.token_bytes(NAME_BYTES // 2).hex().encode(), _new_secret()
+        listener = own(trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        try:
+            with trio.fail_after(_TIME):
+                await listener.bind(b"\0lattica-" + name)
+                listener.listen(8)
+                async with await self._host.open_stream(peer, SHARED) as stream:
+                    await stream.send_message(encode_offer(Offer(name, shown)))
+                    ours = decode_answer(await stream.receive_message(MOST_BYTES))
+                    if ours is None:
+                        return None
+                sock = await self._accept(listener, shown)
+                slots = min(self._slots, ours.slots)
+                return await self._exchange(sock, peer, shown, ours.secret, slots, is_caller=True)
         finally:
-            if link is None and sock is not None:
-                sock.close()
+            self._closer.close_socket(listener)
 
     async def _answer(self, stream: Stream) -> None:
         """The peer's part."""
@@ -199,12 +202,11 @@ class SharedMemory:
         offer = decode_offer(await stream.receive_message(MOST_BYTES))
         of_peer = len(self._links.get(peer, ()))
         full = self._count >= _MOST_LINKS or of_peer >= _MOST_LINKS_OF_PEER
-        if full or not is_local(stream.connection):
+        if full or self._closer.is_full or not is_local(stream.connection):
             await stream.send_message(encode_answer(None))
             return
         shown = _new_secret()
         sock = own(trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-        link: SharedLink | None = None
         try:
             with trio.fail_after(_TIME):
                 try:
@@ -221,8 +223,27 @@ class SharedMemory:
         except (OSError, trio.TooSlowError) as error:
             logger.debug("no memory is shared with %s: %s", peer, error)
         finally:
-            if link is None:
-                sock.close()
+            self._closer.close_socket(sock)
+
+    async def _accept(
+        self, listener: trio.socket.SocketType, expected: bytes
+    ) -> trio.socket.SocketType:
+        """The connection of whoever shows the secret; others on the machine may see the socket,
+        too.
+        """
+        while not self._closer.is_full:
+            sock = own((await listener.accept())[0])
+            is_right = False
+            try:
+                with trio.move_on_after(_TIME / 5), suppress(OSError, RemoteProtocolError):
+                    shown = await take_message(sock, SECRET_BYTES + 1)
+                    is_right = hmac.compare_digest(shown, expected)
+            finally:
+                if not is_right:
+                    self._closer.close_socket(sock)
+            if is_right:
+                return sock
+        raise OSError("too much of what others have handed over is still to be closed")
 
     async def _exchange(
         self,
@@ -235,12 +256,14 @@ class SharedMemory:
         is_caller: bool,
     ) -> SharedLink:
         """Once the peer has shown the offer's secret: the caller shows the answer's, and hands over
-        its memory with it; then the peer hands over its own, which is no larger.
+        its memory with it; then the peer hands over its own, which is no larger. The socket is the
+        link's, and closed if there is none.
         """
         theirs: memory.Memory | None = None
         with ExitStack() as after, ExitStack() as undo:
+            undo.callback(self._closer.close_socket, sock)
             if not is_caller:
-                theirs = await _receive(sock, of_answer, slots)
+                theirs = await self._receive(sock, of_answer, slots)
                 undo.callback(theirs.close)
                 slots = theirs.slots
             ours, descriptor = memory.create(slots)
@@ -248,9 +271,11 @@ class SharedMemory:
             undo.callback(ours.close)
             if theirs is None:
                 await _send(sock, of_answer, descriptor)
-                theirs = await _receive(sock, of_offer, slots)
+                theirs = await self._receive(sock, of_offer, slots)
             number = int.from_bytes(hmac.digest(of_offer, of_answer, "sha256")[:8], "big")
-            link = SharedLink(number, sock, ours, theirs, self._traffic, is_caller=is_caller)
+            link = SharedLink(
+                number, sock, ours, theirs, self._traffic, self._closer, is_caller=is_caller
+            )
             undo.pop_all()
             undo.callback(self._forget, peer, link)
             # Before the caller has this memory, and can refer to its own.
@@ -259,6 +284,35 @@ class SharedMemory:
                 await _send(sock, of_offer, descriptor)
             undo.pop_all()
         return link
+
+    async def _receive(
+        self, sock: trio.socket.SocketType, expected: bytes, most_slots: int
+    ) -> memory.Memory:
+        """What the peer hands over, of so many slots at most. Raises RemoteProtocolError.
+
+        It is taken when it has been looked at (:mod:`lattica.rpc.data_plane.shared.closing`).
+        """
+        found = array("i")
+        room = socket.CMSG_LEN(found.itemsize)
+        peek = socket.MSG_PEEK | socket.MSG_CMSG_CLOEXEC
+        shown, ancillary, flags, _ = await sock.recvmsg(SECRET_BYTES + 1, room, peek)
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                found.frombytes(data)
+        try:
+            if not found or flags & socket.MSG_CTRUNC or not hmac.compare_digest(shown, expected):
+                raise RemoteProtocolError("RPC: somebody else is at the socket for shared memory")
+            theirs = memory.adopt(found[0], most_slots)
+        except RemoteProtocolError:
+            for descriptor in found:
+                self._closer.close(descriptor)
+            raise
+        try:
+            await sock.recv(SECRET_BYTES)
+        except BaseException:
+            theirs.close()
+            raise
+        return theirs
 
     async def _use(self, peer: PeerId, link: SharedLink) -> None:
         try:
@@ -291,38 +345,6 @@ def _new_secret() -> bytes:
     return secrets.token_bytes(SECRET_BYTES)
 
 
-async def _accept(listener: trio.socket.SocketType, expected: bytes) -> trio.socket.SocketType:
-    """The connection of whoever shows the secret; others on the machine may see the socket, too."""
-    while True:
-        sock, _ = await listener.accept()
-        own(sock)
-        try:
-            with trio.move_on_after(_TIME / 5):
-                if hmac.compare_digest(await sock.recv(SECRET_BYTES + 1), expected):
-                    return sock
-        except OSError:
-            pass
-        except BaseException:
-            sock.close()
-            raise
-        sock.close()
-
-
 async def _send(sock: trio.socket.SocketType, secret: bytes, descriptor: int) -> None:
     rights = array("i", [descriptor])
     await sock.sendmsg([secret], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
-
-
-async def _receive(sock: trio.socket.SocketType, expected: bytes, most_slots: int) -> memory.Memory:
-    """What the peer hands over, of so many slots at most. Raises RemoteProtocolError."""
-    room = socket.CMSG_SPACE(array("i").itemsize)
-    shown, ancillary, _, _ = await sock.recvmsg(SECRET_BYTES + 1, room, socket.MSG_CMSG_CLOEXEC)
-    descriptors = array("i")
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-    if len(descriptors) == 1 and hmac.compare_digest(shown, expected):
-        return memory.adopt(descriptors[0], most_slots)
-    for descriptor in descriptors:
-        os.close(descriptor)
-    raise RemoteProtocolError("RPC: somebody else is at the socket for shared memory")

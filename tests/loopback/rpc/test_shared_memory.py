@@ -190,14 +190,15 @@ async def test_who_does_not_know_the_secret_gets_nothing(monkeypatch: pytest.Mon
 async def test_nothing_refers_to_memory_that_the_other_side_does_not_know_yet(
     slow: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = getattr(sharing, slow)
+    owner = sharing.SharedMemory if slow == "_receive" else sharing
+    original = getattr(owner, slow)
 
     async def late(*args: Any) -> Any:
         result = await original(*args)
         await trio.sleep(0.1)
         return result
 
-    monkeypatch.setattr(sharing, slow, late)
+    monkeypatch.setattr(owner, slow, late)
     async with pair() as (server, client, stub):
         with trio.fail_after(60):
             while not server.rpc.statistics().shared_memory.sent:

