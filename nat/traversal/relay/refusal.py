@@ -8,16 +8,18 @@ from lattica.nat.traversal.relay.messages import Status
 
 _CONNECT = {
     Status.RESOURCE_LIMIT_EXCEEDED: "the relay has too many circuits",
-    Status.PERMISSION_DENIED: "the relay does not allow it: where it has an allow-list, both "
-    "peers must be on it, by the IDs of the keys that they use now",
+    Status.PERMISSION_DENIED: "the relay does not allow it: both peers must be on its "
+    "allow-list, have a token, or be accepted by the service that its operator has it ask, by the "
+    "IDs of the keys that they use now",
     Status.CONNECTION_FAILED: "the relay cannot reach the peer, or the peer refuses",
     Status.NO_RESERVATION: "the peer has no reservation at the relay, or no longer",
 }
 _RESERVE = {
     Status.RESERVATION_REFUSED: "the relay gives this node no reservation",
     Status.RESOURCE_LIMIT_EXCEEDED: "the relay has too many reservations",
-    Status.PERMISSION_DENIED: "the relay does not allow this node a reservation: where it has an "
-    "allow-list, the ID of the key in use must be on it",
+    Status.PERMISSION_DENIED: "the relay does not allow this node a reservation: the ID of the key "
+    "in use must be on its allow-list, have a token, or be accepted by the service that its "
+    "operator has it ask",
 }
 
 
