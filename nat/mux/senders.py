@@ -63,6 +63,11 @@ class Senders:
     def __bool__(self) -> bool:
         return bool(self._sparse or self._heavy or self._high or self._low)
 
+    @property
+    def is_one(self) -> bool:
+        """A single stream waits."""
+        return len(self._sparse) + len(self._heavy) + len(self._high) + len(self._low) == 1
+
     def add(self, stream: MuxStream, *, was_idle: bool) -> None:
         """Queue a stream, unless it is queued already or has nothing to send.
 

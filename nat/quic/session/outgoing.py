@@ -1,8 +1,8 @@
 """What goes to qh3, when, and in which order.
 
-Data is handed over packet by packet (:mod:`lattica.nat.quic.session.room`), so that what is urgent
-does not queue behind bulk data: first resets, credit and messages, then streams in the order of
-:mod:`lattica.nat.mux.senders`.
+Data is handed over packet by packet where streams share (:mod:`lattica.nat.quic.session.room`), so
+that what is urgent does not queue behind bulk data: first resets, credit and messages, then streams
+in the order of :mod:`lattica.nat.mux.senders`.
 """
 
 from __future__ import annotations
@@ -131,6 +131,8 @@ class Outgoing:
         """Hand data to qh3, in the order of :class:`Senders`, as far as there is room."""
         senders = self._senders
         while senders and (room := self._room.bytes) > 0:
+            if senders.is_one:
+                room = self._room.bytes_alone
             stream, allowance = senders.first()
             sent = None
             waits = False

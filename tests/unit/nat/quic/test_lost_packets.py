@@ -107,6 +107,38 @@ def test_data_is_handed_over_while_two_packets_may_leave_or_all_of_a_small_windo
         assert room.bytes == 0
 
 
+def test_a_stream_that_is_alone_hands_over_as_many_packets_as_have_left_in_the_burst() -> None:
+    packet = 1264
+    room, native = room_of(20 * packet, 0, packet)
+    one = room.bytes
+    assert room.bytes_alone == one
+    for sent in range(1, 12):
+        room.note_sent(packet)
+        assert room.bytes == one
+        assert room.bytes_alone == one * min(sent + 1, 8, 20 - sent - 1)
+    # What qh3 still holds counts, and with a packet of that nothing more is handed over.
+    native.get_send_buffer_size = lambda stream_id: 100
+    room.note_handed(4, 100)
+    assert room.bytes_alone == one * (20 - 11 - 1) - 100
+    native.get_send_buffer_size = lambda stream_id: 2 * packet
+    room.note_handed(4, 2 * packet)
+    assert room.bytes_alone <= 0
+    room.note_sent(packet)
+    assert room.backlog == packet + 100
+    # And the next burst begins with one packet again.
+    native.get_send_buffer_size = lambda stream_id: 0
+    room.begin_burst()
+    assert room.bytes_alone == one
+
+
+def test_what_an_aborted_stream_had_given_is_room_again() -> None:
+    room, native = room_of(14_520, 0, 1452)
+    room.note_handed(4, 1300)
+    native.get_send_buffer_size = lambda stream_id: 0
+    room.forget(4)
+    assert room.backlog == 0
+
+
 @pytest.mark.parametrize(("in_flight", "held"), [(9000, True), (10_000, True), (8000, False)])
 def test_what_waits_for_room_for_a_whole_packet_holds_acknowledgements_back(
     in_flight: int, held: bool
