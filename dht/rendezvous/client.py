@@ -30,6 +30,8 @@ from lattica.nat.swarm.host import Host
 _TIMEOUT = 30.0
 _MOST = 10_000
 """Registrations that are taken of a point for one question."""
+_AT_ONCE = 32
+"""Of those, whose signatures are checked before others have their turn."""
 
 
 class RendezvousError(LatticaError):
@@ -97,6 +99,8 @@ async def discover(host: Host, point: PeerId, namespace: str) -> AsyncIterator[M
             raise RendezvousError(point, answer.status, answer.reason)
         for registration in answer.registrations:
             taken += 1
+            if taken % _AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
             try:
                 record = open_record(registration.record)
             except RemoteProtocolError:

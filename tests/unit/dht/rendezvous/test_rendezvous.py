@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 import trio
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lattica.dht.pb import rendezvous_pb2 as pb
+from lattica.dht.rendezvous import client
 from lattica.dht.rendezvous.client import (
     RendezvousError,
     discover,
@@ -19,6 +21,8 @@ from lattica.dht.rendezvous.client import (
 from lattica.dht.rendezvous.config import RendezvousConfig
 from lattica.dht.rendezvous.core import RendezvousCore
 from lattica.dht.rendezvous.messages import (
+    MAX_MESSAGE,
+    PROTOCOL,
     Discover,
     Discovered,
     Register,
@@ -34,9 +38,10 @@ from lattica.dht.rendezvous.service import RendezvousService
 from lattica.errors import LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.keys.peer_id import PeerId
-from lattica.nat.base.keys.peer_record import open_record, seal_record
+from lattica.nat.base.keys.peer_record import PeerRecord, open_record, seal_record
 from lattica.nat.base.limits.places import Source
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.mux.stream import Stream
 from tests.support.doubles.memory_host import memory_net
 
 ADDR = Multiaddr("/ip4/192.0.2.1/tcp/4001")
@@ -377,3 +382,44 @@ async def test_rubbish_resets_its_stream_only(autojump_clock):
         await stream.wait_gone()
         record = seal_record(one.identity, 1, [ADDR])
         assert await register(one, point.peer_id, "ns", record) == 7200
+
+
+@pytest.mark.parametrize("is_forged", [True, False])
+async def test_a_points_records_are_checked_some_at_a_time(
+    is_forged: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers as much as it may, whatever that is worth."""
+    checked = 0
+
+    class Passes(trio.abc.Instrument):
+        def __init__(self) -> None:
+            self.checked = [0]
+
+        def before_io_wait(self, timeout: float) -> None:
+            self.checked.append(checked)
+
+    def check(record: bytes) -> PeerRecord:
+        nonlocal checked
+        checked += 1
+        return open_record(record)
+
+    record = seal_record(Identity.generate(), 1, [ADDR])
+    if is_forged:
+        record = record[:-1] + bytes([record[-1] ^ 1])
+
+    async def answer(stream: Stream) -> None:
+        await stream.receive_message(MAX_MESSAGE)
+        found = (Register("ns", record, 60),) * 200
+        await stream.send_message(encode(Discovered(Status.OK, registrations=found)))
+
+    monkeypatch.setattr(client, "open_record", check)
+    async with memory_net() as net:
+        point, one = net.host(), net.host()
+        point.handle(PROTOCOL, answer, owner="test")
+        passes = Passes()
+        trio.lowlevel.add_instrument(passes)
+        found = [each async for each in discover(one, point.peer_id, "ns")]
+        trio.lowlevel.remove_instrument(passes)
+        passes.checked.append(checked)
+    assert (len(found), checked) == (0 if is_forged else 200, 200)
+    assert max(after - before for before, after in pairwise(passes.checked)) <= 32
