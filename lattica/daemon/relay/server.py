@@ -26,6 +26,7 @@ from lattica.logs import set_level
 from lattica.nat.base.errors import ConfigError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.traversal.relay.server.access import lists_of
+from lattica.nat.traversal.relay.server.events import RelayEvent, ReservationEnded
 from lattica.node import Node
 
 if TYPE_CHECKING:
@@ -103,10 +104,16 @@ class RelayServer:
         self.access = make_access(config, self.node.peer_id, _secret(config))
         service.access = self.access
         self.accounts = Accounts()
-        service.on_event.append(self.accounts.on_event)
+        service.on_event += [self.accounts.on_event, self._let_go]
         self.keeper: Keeper | None = None
         """There is one while it runs."""
         self.draining = False
+
+    def _let_go(self, event: RelayEvent) -> None:
+        """Close the connection to who lost its reservation though it is there: there is no message
+        that says so, and it would tell others for an hour that it is reached through this relay."""
+        if isinstance(event, ReservationEnded) and event.is_withdrawn:
+            self.node.swarm.start_soon(self.node.swarm.disconnect, event.peer_id)
 
     async def run(self, *, task_status: trio.TaskStatus[Keeper] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep what is to be kept, until cancelled. The node is the caller's to enter, and is

@@ -25,6 +25,8 @@ class ReservationEnded:
 
     peer_id: PeerId
     reason: str
+    is_withdrawn: bool = False
+    """It is not served any more, which nobody has told it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -253,7 +253,7 @@ class RelayService:
             self._end_reservation(peer_id, "it was not renewed")
         denied, circuits = self._server.take_denied()
         for peer_id, reason in denied:
-            self._end_reservation(peer_id, reason)
+            self._end_reservation(peer_id, reason, is_withdrawn=True)
         for circuit, reason in circuits:
             self._cut_off(circuit, reason)
         for circuit, live in tuple(self._live.items()):
@@ -272,12 +272,12 @@ class RelayService:
         if direct_connection(self._swarm, peer_id) is None and self._server.peer_gone(peer_id):
             self._end_reservation(peer_id, "the peer has disconnected")
 
-    def _end_reservation(self, peer_id: PeerId, reason: str) -> None:
+    def _end_reservation(self, peer_id: PeerId, reason: str, is_withdrawn: bool = False) -> None:
         self._swarm.registry.tags.unprotect(peer_id, _TAG)
         peer_log.log(
             logger, logging.INFO, peer_id, "reservation ended: %s peer=%s", reason, peer_id
         )
-        self._publish(ReservationEnded(peer_id, reason))
+        self._publish(ReservationEnded(peer_id, reason, is_withdrawn))
 
     def _publish(self, event: RelayEvent) -> None:
         for hook in self.on_event:
