@@ -143,6 +143,9 @@ class ScoreConfig:
     at most `mesh_delivery_threshold`. Nothing is missing in a topic in which nothing happens."""
     mesh_delivery_threshold: float = 10.0
     mesh_delivery_cap: float = 200.0
+    mesh_delivery_floor: float = -1.0
+    """What a peer is worth at least that is merely silent (P3 and P3b): another takes its place in
+    the mesh if there is one, and it is told of messages all the same."""
     mesh_delivery_window: float = 0.05
     """A message counts that comes this soon after the first copy of it."""
     mesh_delivery_activation: float = 10.0
@@ -201,6 +204,12 @@ class ScoreConfig:
             "graylist_threshold",
             "at most `publish_threshold`, that at most `gossip_threshold`, that at most 0",
             self.graylist_threshold,
+        )
+        require(
+            self.gossip_threshold <= self.mesh_delivery_floor < 0,
+            "mesh_delivery_floor",
+            "below 0, and at least `gossip_threshold`",
+            self.mesh_delivery_floor,
         )
         require(self.network_peers >= 1, "network_peers", "at least 1", self.network_peers)
 

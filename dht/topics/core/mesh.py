@@ -168,7 +168,7 @@ class Mesh:
         self, topic: TopicState, now: float, grafts: dict[PeerId, list[str]], out: list[Action]
     ) -> None:
         config, mesh = self._config, topic.mesh
-        for peer in [peer for peer in mesh.values() if peer.score < 0]:
+        for peer in self._unwanted(topic, now):
             self._remove(peer, topic, now, out, exchange=False)
         if len(mesh) < config.low:
             self._add(self._candidates(topic, now, config.size - len(mesh)), topic, now, grafts)
@@ -187,6 +187,17 @@ class Mesh:
                     topic, now, config.opportunistic_peers, lambda peer: peer.score > middle
                 )
                 self._add(chosen, topic, now, grafts)
+
+    def _unwanted(self, topic: TopicState, now: float) -> list[PeerState]:
+        """Who is pruned for its score: of those that are merely silent as many as can be spared."""
+        floor = self._limits.mesh_delivery_floor
+        bad = [peer for peer in topic.mesh.values() if peer.score < floor]
+        silent = [peer for peer in topic.mesh.values() if floor <= peer.score < 0]
+        if silent:
+            kept = len(topic.mesh) - len(bad)
+            others = self._candidates(topic, now, len(silent))
+            bad += silent[: max(kept - self._config.low, 0) + len(others)]
+        return bad
 
     def _surplus(self, topic: TopicState) -> list[PeerState]:
         """Who is pruned: not the best, and not so many outbound ones that too few are left."""

@@ -27,6 +27,8 @@ class TopicStats:
     mesh_since: float | None = None
     first: float = 0.0
     delivered: float = 0.0
+    """Messages of others, while it is in the mesh."""
+    own: float = 0.0
     failures: float = 0.0
     invalid: float = 0.0
 

@@ -345,7 +345,7 @@ class Router:
             if claimed.message.source == self._peer_id:
                 continue
             if claimed.id in self._seen:
-                self._again(peer, topic, claimed.id, now)
+                self._again(peer, topic, claimed, now)
                 continue
             targets = self._targets(topic, claimed, (peer,))
             verified = False
@@ -357,6 +357,8 @@ class Router:
                 if claimed.message.source == peer.peer_id:
                     peer.vouched += 1
             self._seen.add(claimed.id, now)
+            if len(topic.mesh) > 1:
+                self.scores.arrived(peer, claimed.id, now)
             if self._gossip.asked:
                 self._gossip.asked.came(claimed.id)
             if len(claimed.message.data) >= size and len(topic.mesh) > 1:
@@ -403,7 +405,8 @@ class Router:
         out: list[Action],
     ) -> None:
         for peer in brought:
-            self.scores.first_delivery(peer, topic)
+            is_own = claimed.message.source == peer.peer_id
+            self.scores.first_delivery(peer, topic, is_own=is_own)
             break
         rpc = frame_of(claimed)
         source = claimed.message.source.to_bytes()
@@ -413,14 +416,14 @@ class Router:
         self.counters.delivered += 1
         out.append(Deliver(claimed.message))
 
-    def _again(self, peer: PeerState, topic: TopicState, message_id: bytes, now: float) -> None:
+    def _again(self, peer: PeerState, topic: TopicState, claimed: Claimed, now: float) -> None:
         self.counters.duplicates += 1
-        pending = self._pending.get(message_id)
+        pending = self._pending.get(claimed.id)
         if pending is not None and peer not in pending.brought:
             pending.brought.append(peer)
-        first = self._seen.again(message_id, now)
-        if first is not None:
-            self.scores.duplicate(peer, topic.name, now - first)
+        self._seen.again(claimed.id, now)
+        is_own = claimed.message.source == peer.peer_id
+        self.scores.duplicate(peer, topic.name, claimed.id, now, is_own=is_own)
 
     def _refuse(self, brought: Iterable[PeerState], topic: str, now: float) -> None:
         self.counters.invalid += 1

@@ -1,11 +1,13 @@
 """What peers are worth to this node, from what they have done (P1 to P7). Pure.
 
-Source: gossipsub-v1.1.md "Peer Scoring". One thing is not in it: what a peer in the mesh should
-have delivered (P3) is a part of what has been delivered, so that no rate has to be guessed.
+Source: gossipsub-v1.1.md "Peer Scoring". Two things are not in it: what a peer in the mesh should
+have delivered (P3) is a part of what has been delivered, so that no rate has to be guessed; and
+what it says itself is not of that, as it would make up for passing nothing on.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
@@ -13,6 +15,9 @@ from dataclasses import dataclass
 from lattica.dht.topics.config import ScoreConfig
 from lattica.dht.topics.core.peer import PeerState, TopicState, TopicStats
 from lattica.nat.base.keys.peer_id import PeerId
+
+_FRESH = 16384
+"""Messages of which it is known who has brought them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,8 @@ class Scores:
         self._topics = topics
         self._networks: dict[Hashable, int] = {}
         self._kept: OrderedDict[PeerId, _Kept] = OrderedDict()
+        self._fresh: dict[bytes, tuple[float, set[PeerId]]] = {}
+        """When the latest messages came first, and who has brought them: each counts once."""
         self._decayed_at = 0.0
 
     # --- peers ---
@@ -82,22 +89,38 @@ class Scores:
         stats.failures += missing * missing
         stats.mesh_since = None
 
-    def first_delivery(self, peer: PeerState, topic: TopicState) -> None:
-        """It was the first to bring a message."""
-        config = self._config
+    def arrived(self, peer: PeerState, message_id: bytes, now: float) -> None:
+        """It has brought a message that is new, and that others may bring, too."""
+        fresh = self._fresh
+        oldest = now - self._config.mesh_delivery_window
+        while fresh and (len(fresh) >= _FRESH or fresh[next(iter(fresh))][0] < oldest):
+            del fresh[next(iter(fresh))]
+        fresh[message_id] = now, {peer.peer_id}
+
+    def first_delivery(self, peer: PeerState, topic: TopicState, *, is_own: bool) -> None:
+        """It was the first to bring a message; `is_own`: which it has written itself."""
         topic.activity += 1.0
         stats = self.stats(peer, topic.name)
-        stats.first = min(config.first_cap, stats.first + 1.0)
-        if stats.mesh_since is not None:
-            stats.delivered = min(config.mesh_delivery_cap, stats.delivered + 1.0)
+        stats.first = min(self._config.first_cap, stats.first + 1.0)
+        self._delivered(stats, is_own)
 
-    def duplicate(self, peer: PeerState, topic: str, late: float) -> None:
-        """It has brought a message so many seconds after the first."""
+    def duplicate(
+        self, peer: PeerState, topic: str, message_id: bytes, now: float, *, is_own: bool
+    ) -> None:
+        """It has brought a message that others have brought before."""
         stats = peer.stats.get(topic)
-        if stats is not None and stats.mesh_since is not None:
-            config = self._config
-            if late <= config.mesh_delivery_window:
-                stats.delivered = min(config.mesh_delivery_cap, stats.delivered + 1.0)
+        at, brought = self._fresh.get(message_id, (-math.inf, set()))
+        late = now - at
+        if stats is None or late > self._config.mesh_delivery_window or peer.peer_id in brought:
+            return
+        brought.add(peer.peer_id)
+        self._delivered(stats, is_own)
+
+    def _delivered(self, stats: TopicStats, is_own: bool) -> None:
+        if is_own:
+            stats.own += 1.0
+        elif stats.mesh_since is not None:
+            stats.delivered = min(self._config.mesh_delivery_cap, stats.delivered + 1.0)
 
     def invalid(self, peer: PeerState, topic: str, now: float) -> None:
         """It has brought a message that was refused."""
@@ -132,6 +155,7 @@ class Scores:
                 for stats in peer.stats.values():
                     stats.first = _faded(stats.first, rates[0], least)
                     stats.delivered = _faded(stats.delivered, rates[1], least)
+                    stats.own = _faded(stats.own, rates[1], least)
                     stats.failures = _faded(stats.failures, rates[2], least)
                     stats.invalid = _faded(stats.invalid, rates[3], least)
                 peer.breaches = _faded(peer.breaches, config.behaviour_decay**steps, least)
@@ -141,17 +165,22 @@ class Scores:
     def update(self, peer: PeerState, now: float) -> None:
         """Compute a peer's score."""
         config = self._config
-        good = bad = 0.0
+        good = missed = bad = 0.0
         for name, stats in peer.stats.items():
             if stats.mesh_since is not None:
                 time = min(now - stats.mesh_since, config.mesh_time_cap)
                 good += config.mesh_time_weight * time
                 missing = self._missing(name, stats, now)
-                bad += config.mesh_delivery_weight * missing * missing
+                missed += config.mesh_delivery_weight * missing * missing
             good += config.first_weight * stats.first
-            bad += config.failure_weight * stats.failures
+            missed += config.failure_weight * stats.failures
             bad += config.invalid_weight * stats.invalid * stats.invalid
-        score = min(good, config.topic_cap) + bad + config.app_weight * peer.app
+        # Who hears everything from this node has nothing to bring, and is as silent as one that
+        # drops it: it is among the last to be in the mesh, and told of messages all the same.
+        worth = min(good, config.topic_cap)
+        if missed:
+            worth = max(worth + missed, config.mesh_delivery_floor)
+        score = worth + bad + config.app_weight * peer.app
         neighbours = self._networks.get(peer.network, 0) - config.network_peers
         if neighbours > 0:
             score += config.network_weight * neighbours * neighbours
@@ -168,7 +197,8 @@ class Scores:
             return 0.0
         if now - stats.mesh_since < config.mesh_delivery_activation:
             return 0.0
-        expected = min(config.mesh_delivery_threshold, config.mesh_delivery_share * state.activity)
+        others = config.mesh_delivery_share * (state.activity - stats.own)
+        expected = min(config.mesh_delivery_threshold, others)
         return max(0.0, expected - stats.delivered) if expected >= 1.0 else 0.0
 
 
