@@ -23,12 +23,14 @@ from tools.attack.attacks.quic_packets import (
     keep_keys,
 )
 
-PATIENCE = 20
+PATIENCE = 60
 CONFIG = load_config(
     environment={},
     overrides={
         "listen": ["/ip4/127.0.0.1/udp/0/quic-v1/noise"],
         "nat.port_mapping.enabled": False,
+        # Who reads no answers is let go for that as well, and on a slow machine sooner.
+        "swarm.timeouts.delivery": 600,
     },
 )
 
