@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lattica.crdt.access.appointment import Appointment, encode_appointments, sign
 from lattica.crdt.access.capability import Level, issue
 from lattica.crdt.access.key_entry import KeyEntry
 from lattica.crdt.access.revocation import Revocation
@@ -63,6 +64,7 @@ SESSION = SessionKey(bytes(range(32, 64)))
 OTHER_SESSION = SessionKey(bytes(range(64, 96)))
 MANAGER = Identity(bytes(range(96, 128)))
 WRITER = Identity(bytes(range(128, 160)))
+RECOVERY = Identity(bytes(32))
 TIME = 1_800_000_000_000 << 16
 
 _REFUSED = {
@@ -245,6 +247,45 @@ def _rights(doc_id: bytes) -> dict[str, Any]:
     }
 
 
+def _recovery(genesis: Genesis) -> dict[str, Any]:
+    """In the document with owners: the writer is appointed in the owner's place, whose second
+    entry contradicts itself, by a key of the recovery.
+    """
+    doc_id = genesis.doc_id
+    certificate = SESSION.certificate(IDENTITY, doc_id)
+    first = sign_entry(SESSION, doc_id, 0, doc_id, TIME, Kind.SESSION, certificate.encode())
+    values = [RegisterWrite("a", number).encode() for number in range(2)]
+    one, other = (
+        sign_entry(SESSION, doc_id, 1, first.id, TIME + 1, Kind.REGISTER, value) for value in values
+    )
+    fork = find_fork(one, other)
+    assert fork is not None
+    appointment = Appointment(
+        doc_id,
+        None,
+        IDENTITY.public_key.data,
+        WRITER.public_key.data,
+        SESSION.author,
+        certificate.signature,
+        ((SESSION.author, 0, first.id),),
+        first.header.hlc,
+        (TIME >> 16) + 1,
+    )
+    signed = encode_appointments([sign(appointment, RECOVERY)])
+    showing = OTHER_SESSION.certificate(WRITER, doc_id, b"", signed)
+    return {
+        "key": {"seed": RECOVERY.seed.hex(), "public": RECOVERY.public_key.data.hex()},
+        "first entry": _entry(first),
+        "fork": fork.encode().hex(),
+        "appointment": signed.hex(),
+        "id": appointment.id.hex(),
+        "certificate": {
+            "author": OTHER_SESSION.author.hex(),
+            "encoded": showing.encode().hex(),
+        },
+    }
+
+
 def _sealed() -> dict[str, Any]:
     """Of a sealed document of the identity: a read key that is sealed to him and to the writer, a
     later one that leads to it, and a register that is sealed with that.
@@ -314,8 +355,14 @@ def vectors() -> dict[str, Any]:
         mode=Mode.ALLOW_LIST,
         kinds=(Kind.REGISTER, Kind.COUNTER),
         limits=Limits(1024, 1 << 20),
-        recovery=Recovery(1, (Identity(bytes(32)).public_key.data,)),
+        recovery=Recovery(1, (RECOVERY.public_key.data,)),
         salt=b"salt",
+    )
+    former = Genesis(
+        "models",
+        owners=(IDENTITY.public_key.data,),
+        mode=Mode.ALLOW_LIST,
+        recovery=Recovery(1, (RECOVERY.public_key.data,), is_in_force=False),
     )
     doc_id = open_document.doc_id
     certificate = SESSION.certificate(IDENTITY, doc_id).encode()
@@ -352,7 +399,7 @@ def vectors() -> dict[str, Any]:
         },
         "genesis": [
             {"encoded": each.encode().hex(), "doc_id": each.doc_id.hex()}
-            for each in (open_document, owned)
+            for each in (open_document, owned, former)
         ],
         "identity": {"seed": IDENTITY.seed.hex(), "public": IDENTITY.public_key.data.hex()},
         "session": {
@@ -381,6 +428,7 @@ def vectors() -> dict[str, Any]:
         "texts": _texts(),
         **_proofs(),
         "rights": _rights(owned.doc_id),
+        "recovery": _recovery(owned),
         "sealed": _sealed(),
         "sync": _sync(
             doc_id,

@@ -139,8 +139,11 @@ def issue(
     return Capability((*parent.links, link), (*parent.signatures, signature))
 
 
-def decode_capability(data: bytes, doc_id: bytes, owners: Collection[bytes]) -> Capability:
-    """Read a capability for a document, and verify it.
+def decode_capability(
+    data: bytes, doc_id: bytes, owners: Collection[bytes] | None = None
+) -> Capability:
+    """Read a capability for a document, and verify it. `owners` are those of whom it may come; if
+    it does not say, who that is remains to be looked at.
 
     Raises:
         RemoteProtocolError: it is none, or more than its issuers may give.
@@ -163,7 +166,7 @@ def decode_capability(data: bytes, doc_id: bytes, owners: Collection[bytes]) -> 
             raise RemoteProtocolError("a capability that its issuer has not signed")
         links.append(link)
         signatures.append(signature)
-    if links[0].issuer not in owners:
+    if owners is not None and links[0].issuer not in owners:
         raise RemoteProtocolError("a capability that comes from no owner")
     return Capability(tuple(links), tuple(signatures))
 

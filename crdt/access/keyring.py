@@ -18,6 +18,7 @@ from lattica.crdt.access.key_entry import (
     KeyEntry,
     decode_key_entry,
 )
+from lattica.crdt.access.ownership import Ownership
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.keys.identities import peer_of
@@ -71,11 +72,13 @@ class _Named:
 
 
 class Keyring:
-    """Of one sealed document and identity."""
+    """Of one sealed document and identity. Who owns the document does not change meanwhile."""
 
-    def __init__(self, genesis: Genesis, identity: Identity) -> None:
+    def __init__(
+        self, genesis: Genesis, identity: Identity, ownership: Ownership | None = None
+    ) -> None:
         self._doc_id = genesis.doc_id
-        self._owners = frozenset(genesis.owners)
+        self._ownership = ownership or Ownership(genesis)
         self._limit = genesis.limits.entry_bytes
         self._identity = identity
         self._own = identity.public_key.data
@@ -96,10 +99,12 @@ class Keyring:
             read = decode_key_entry(entry.payload)
         except RemoteProtocolError:
             return  # without effect, for every replica
-        if identity in self._owners or entry.header.deps:
+        is_owners = self._ownership.was_owner(identity)
+        if is_owners or entry.header.deps:
             self._used.add((entry.header.author, read.key_id))
-        if identity in self._owners:
-            self._learn_owners(entry, read, is_admitted=is_admitted)
+        if is_owners:
+            counts = is_admitted and self._ownership.acts(entry.header, identity)
+            self._learn_owners(entry, read, is_admitted=counts)
         if read.key_id not in self._keys:
             for subject, box in read.boxes:
                 if subject == self._own:

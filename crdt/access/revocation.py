@@ -7,10 +7,11 @@ nobody can date anything back. Only owners take back, in their own chains.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
-from lattica.crdt.base.canonical import decode, encode
+from lattica.crdt.base.canonical import Plain, decode, encode
 from lattica.crdt.entries.header import ID_BYTES, MAX_SEQ
 from lattica.crdt.keys.strict_ed25519 import KEY_BYTES
 from lattica.nat.base.errors import RemoteProtocolError
@@ -18,14 +19,16 @@ from lattica.nat.base.errors import RemoteProtocolError
 MAX_SESSIONS: Final = 512
 _MAX_BYTES: Final = 64 * 1024
 
+Last: TypeAlias = tuple[tuple[bytes, int, bytes], ...]
+"""Authors in order, and of each the number and ID of the last entry that counts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
     """A right that was taken back."""
 
     link: bytes
-    last: tuple[tuple[bytes, int, bytes], ...] = ()
-    """By author, in order: the number and ID of the last entry that counts."""
+    last: Last = ()
 
     def encode(self) -> bytes:
         """The payload."""
@@ -35,10 +38,16 @@ class Revocation:
 def decode_revocation(data: bytes) -> Revocation:
     """Read the payload of a revocation. Raises RemoteProtocolError."""
     match decode(data, _MAX_BYTES):
-        case [bytes(link), list(items)] if len(link) == ID_BYTES and len(items) <= MAX_SESSIONS:
-            pass
+        case [bytes(link), list(items)] if len(link) == ID_BYTES:
+            return Revocation(link, decode_last(items, MAX_SESSIONS))
         case _:
             raise RemoteProtocolError("not a revocation")
+
+
+def decode_last(items: Sequence[Plain], most: int) -> Last:
+    """Read the last entries of at most so many sessions. Raises RemoteProtocolError."""
+    if len(items) > most:
+        raise RemoteProtocolError(f"the last entries of more than {most} sessions")
     last: list[tuple[bytes, int, bytes]] = []
     for item in items:
         match item:
@@ -53,5 +62,13 @@ def decode_revocation(data: bytes) -> Revocation:
                 raise RemoteProtocolError("not the last entry of a session")
     authors = [author for author, _, _ in last]
     if authors != sorted(set(authors)):
-        raise RemoteProtocolError("sessions of a revocation out of order")
-    return Revocation(link, tuple(last))
+        raise RemoteProtocolError("last entries of sessions out of order")
+    return tuple(last)
+
+
+def is_within(last: Last, author: bytes, seq: int, entry_id: bytes) -> bool:
+    """Whether an entry is the last of its session that counts, or before it."""
+    for named, until, newest in last:
+        if named == author:
+            return seq < until or (seq == until and entry_id == newest)
+    return False

@@ -9,12 +9,14 @@ revocation of one of its links, up to the last entry that this names.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from lattica.crdt.access.capability import Capability, Level, decode_capability
-from lattica.crdt.access.revocation import Revocation, decode_revocation
+from lattica.crdt.access.appointment import Appointment, decode_appointments
+from lattica.crdt.access.capability import Capability, Level, Link, decode_capability
+from lattica.crdt.access.ownership import Ownership
+from lattica.crdt.access.revocation import Revocation, decode_revocation, is_within
 from lattica.crdt.entries.genesis import Genesis, Mode
 from lattica.crdt.entries.header import Entry, Header, Kind
 from lattica.nat.base.errors import RemoteProtocolError
@@ -41,11 +43,20 @@ class _Place:
 
 
 class Rights:
-    """Of one document that is not open to everybody."""
+    """Of one document that is not open to everybody.
 
-    def __init__(self, genesis: Genesis) -> None:
+    What entries say depends on who owned the document: when that changes, :meth:`clear` forgets
+    them, and they are learned anew.
+    """
+
+    def __init__(self, genesis: Genesis, ownership: Ownership | None = None) -> None:
         self._genesis = genesis
-        self._owners = frozenset(genesis.owners)
+        self.ownership = ownership or Ownership(genesis)
+        """Who owns it."""
+        self.clear()
+
+    def clear(self) -> None:
+        """Know of no entry."""
         self._granted: dict[bytes, Capability] = {}
         """By the ID of the entry that has it."""
         self._revoked: dict[bytes, Revocation] = {}
@@ -58,12 +69,14 @@ class Rights:
         """By identity, its rights by their IDs."""
         self._taken: dict[bytes, list[Revocation]] = {}
         """By link."""
+        self._anchors: dict[bytes, set[bytes]] = {}
+        """By a link, the entries by which an owner has written down that he has given it."""
         self._listed: tuple[tuple[Capability, bool], ...] | None = None
         """What :meth:`held` has said, until it changes."""
 
     def is_owner(self, identity: bytes) -> bool:
-        """Whether an identity owns the document."""
-        return identity in self._owners
+        """Whether an identity owns the document now."""
+        return identity in self.ownership.owners
 
     # What comes in.
 
@@ -74,8 +87,8 @@ class Rights:
             return False
         try:
             if kind == Kind.GRANT:
-                return self._learn_grant(entry.id, self._read(payload), identity)
-            if kind == Kind.REVOKE and identity in self._owners:
+                return self._learn_grant(entry, self._read(payload), identity)
+            if kind == Kind.REVOKE and self.ownership.acts(entry.header, identity):
                 self._revoked[entry.id] = decode_revocation(payload)
                 self._index_taken()
                 return True
@@ -83,21 +96,33 @@ class Rights:
             pass  # without effect, for every replica
         return False
 
-    def _learn_grant(self, entry_id: bytes, capability: Capability, identity: bytes) -> bool:
+    def _learn_grant(self, entry: Entry, capability: Capability, identity: bytes) -> bool:
         is_listed = capability.right.issuer == identity
         if self._genesis.mode is Mode.ALLOW_LIST and not is_listed:
             return False
-        return self._keep(entry_id, capability)
+        is_new = self._keep(entry.id, capability)
+        root = capability.links[0]
+        if root.issuer == identity and self.ownership.acts(entry.header, identity):
+            is_new |= not self._has_root(root)
+            self._anchors.setdefault(root.id, set()).add(entry.id)
+            self._listed = None
+        return is_new
 
     def learn_certificate(self, entry_id: bytes, capability: bytes) -> None:
         """Take the capability of a session's certificate. Raises RemoteProtocolError."""
         self._keep(entry_id, self._read(capability))
 
+    def _has_root(self, root: Link) -> bool:
+        """Whether a right that begins with this link comes from an owner. Of one who is appointed,
+        or has contradicted himself, it does if he has written it down where that counts.
+        """
+        return self.ownership.is_unquestioned(root.issuer) or root.id in self._anchors
+
     def _keep(self, entry_id: bytes, capability: Capability) -> bool:
         """Hold a right by an entry; whether it was not held. Costs the same however many there are:
         who may write may write down his right again and again.
         """
-        if entry_id in self._granted:
+        if entry_id in self._granted or not self.ownership.was_owner(capability.links[0].issuer):
             return False
         right = capability.right
         self._granted[entry_id] = capability
@@ -111,7 +136,11 @@ class Rights:
 
     def _read(self, data: bytes) -> Capability:
         known = self._verified.get(data)
-        return known or decode_capability(data, self._genesis.doc_id, self._owners)
+        if known is not None:
+            return known
+        # Of a document that can be recovered somebody may be an owner of whom nothing is here yet.
+        owners = None if self._genesis.can_be_recovered else self._genesis.owners
+        return decode_capability(data, self._genesis.doc_id, owners)
 
     def forget(self, entry_id: bytes) -> bool:
         """An entry was withdrawn; whether any right may have changed."""
@@ -121,14 +150,23 @@ class Rights:
         capability = self._granted.pop(entry_id, None)
         if capability is None:
             return False
-        right = capability.right
+        right, was_anchor = capability.right, self._forget_anchor(capability.links[0].id, entry_id)
         self._copies[right.id] -= 1
         if self._copies[right.id]:
-            return False
+            return was_anchor
         del self._copies[right.id]
         self._verified.pop(self._held[right.subject].pop(right.id).encode())
         if not self._held[right.subject]:
             del self._held[right.subject]
+        self._listed = None
+        return True
+
+    def _forget_anchor(self, link_id: bytes, entry_id: bytes) -> bool:
+        """Whether an entry was the last by which an owner has written a link down."""
+        anchors = self._anchors.get(link_id, set())
+        anchors.discard(entry_id)
+        if anchors or self._anchors.pop(link_id, None) is None:
+            return False
         self._listed = None
         return True
 
@@ -139,33 +177,47 @@ class Rights:
 
     # What may be done.
 
-    def is_free(self, identity: bytes) -> bool:
-        """Whether no entry of an identity has to be looked at again when rights change: it is an
-        owner's, or nothing that it holds was taken back or ends.
+    def is_free(self, author: bytes, identity: bytes, ids: Sequence[bytes]) -> bool:
+        """Whether the entries of a session, which have these IDs, need not be looked at again when
+        rights change: they are an owner's, or nothing that its identity holds was taken back or
+        ends.
         """
-        if identity in self._owners:
+        if self.ownership.is_settled(author, identity, len(ids), ids[-1]):
             return True
         return any(
-            each.right.level >= Level.WRITE
-            and each.right.expires is None
-            and not _goes_by(each, self._taken)
+            each.right.level >= Level.WRITE and each.right.expires is None and self._is_given(each)
             for each in self._held.get(identity, {}).values()
         )
 
-    def verdict(self, header: Header, identity: bytes) -> Verdict:
-        """Whether an entry may be admitted."""
-        if identity in self._owners:
+    def _is_given(self, capability: Capability) -> bool:
+        """Whether a right comes from an owner, and was not taken back."""
+        return self._has_root(capability.links[0]) and not _goes_by(capability, self._taken)
+
+    def verdict(
+        self, header: Header, identity: bytes, shown: tuple[Appointment, ...] = ()
+    ) -> Verdict:
+        """Whether an entry may be admitted; `shown` is by which appointments a certificate that is
+        not says that it is an owner's.
+        """
+        ownership = self.ownership
+        if shown:
+            is_owners = ownership.takes_office(header, identity, shown)
+        else:
+            is_owners = ownership.covers(header, identity)
+        if is_owners:
             return Verdict.ALLOWED
-        held = self._held.get(identity)
-        if not held:
-            return Verdict.UNKNOWN
+        held = self._held.get(identity, {}).values()
         place = _place(header)
-        is_allowed = any(self._covers(each, place, Level.WRITE) for each in held.values())
-        return Verdict.ALLOWED if is_allowed else Verdict.REFUSED
+        if any(self._covers(each, place, Level.WRITE) for each in held):
+            return Verdict.ALLOWED
+        # Who gave it may be known as an owner later.
+        was_given = any(self._has_root(each.links[0]) for each in held)
+        was_owner = not shown and ownership.was_owner(identity)
+        return Verdict.REFUSED if was_given or was_owner else Verdict.UNKNOWN
 
     def may_write(self, header: Header, identity: bytes, name: str) -> bool:
         """Whether an admitted entry takes effect at a name."""
-        if identity in self._owners:
+        if self.ownership.covers(header, identity):
             return True
         place = _place(header)
         return any(
@@ -199,7 +251,7 @@ class Rights:
         return (
             right.level >= level
             and (right.expires is None or now_ms <= right.expires)
-            and not _goes_by(capability, self._taken)
+            and self._is_given(capability)
         )
 
     def may_read(self, identity: bytes, now_ms: int, shown: bytes = b"") -> bool:
@@ -212,15 +264,25 @@ class Rights:
         return self._may(level, identity, now_ms, shown)
 
     def _may(self, level: Level, identity: bytes, now_ms: int, shown: bytes) -> bool:
-        if identity in self._owners:
+        if self.is_owner(identity) or self._would_own(identity, shown):
             return True
         return any(self._stands(each, level, now_ms) for each in self._held_with(identity, shown))
+
+    def _would_own(self, identity: bytes, shown: bytes) -> bool:
+        """Whether what an identity shows are appointments by which it owns the document."""
+        if not shown or not self._genesis.can_be_recovered:
+            return False
+        try:
+            appointments = decode_appointments(shown, self._genesis)
+        except RemoteProtocolError:
+            return False
+        return self.ownership.may_take_office(identity, appointments)
 
     def readers(self, now_ms: int, without: Container[bytes] = ()) -> set[bytes]:
         """The identities that may read, as far as it is known; `without` has IDs of links that are
         about to be taken back.
         """
-        return set(self._owners) | {
+        return set(self.ownership.owners) | {
             identity
             for identity, held in self._held.items()
             for each in held.values()
@@ -232,6 +294,8 @@ class Rights:
         if right.level < level:
             return False
         if right.expires is not None and place.milliseconds > right.expires:
+            return False
+        if not self._has_root(capability.links[0]):
             return False
         return all(
             _counts(revocation, place)
@@ -251,7 +315,7 @@ class Rights:
         """
         if self._listed is None:
             self._listed = tuple(
-                (each, not _goes_by(each, self._taken))
+                (each, self._is_given(each))
                 for held in self._held.values()
                 for each in held.values()
             )
@@ -289,7 +353,4 @@ def _place(header: Header) -> _Place:
 
 def _counts(revocation: Revocation, place: _Place) -> bool:
     """Whether an entry is still within what a revocation leaves."""
-    for author, seq, entry_id in revocation.last:
-        if author == place.author:
-            return place.seq < seq or (place.seq == seq and place.id == entry_id)
-    return False
+    return is_within(revocation.last, place.author, place.seq, place.id)

@@ -78,7 +78,8 @@ def replay(
     if genesis.mode is not Mode.OPEN:
         log = _admitted(read, genesis, config, now_ms)
         has_effect = log.has_effect
-        open_payload = _keyring(read, genesis, identity).open if genesis.is_sealed else None
+        if genesis.is_sealed:
+            open_payload = _keyring(read, log, identity).open
     state = State(genesis, has_effect, open_payload)
     yield from state.rebuilding(lambda: _by_time(read), lambda: read.withdrawn)
     tree = yield from SearchTree.making((yield from collect(state)))
@@ -95,9 +96,10 @@ def _by_time(read: Snapshot) -> Iterator[list[Entry]]:
         yield batch
 
 
-def _keyring(read: Snapshot, genesis: Genesis, identity: Identity) -> Keyring:
-    """The read keys that a snapshot's entries give."""
-    keyring = Keyring(genesis, identity)
+def _keyring(read: Snapshot, log: Log, identity: Identity) -> Keyring:
+    """The read keys that a snapshot's entries give, which a log has admitted."""
+    ownership = log.rights.ownership if log.rights is not None else None
+    keyring = Keyring(log.genesis, identity, ownership)
     for feed in read.feeds.values():
         for entry in feed.entries:
             keyring.learn(entry, feed.identity)
@@ -109,7 +111,12 @@ def _keyring(read: Snapshot, genesis: Genesis, identity: Identity) -> Keyring:
 
 def _admitted(read: Snapshot, genesis: Genesis, config: LogConfig, now_ms: int) -> Log:
     """The log that has a snapshot's entries and no others."""
-    log = Log(genesis, lambda author, seq: read.feeds[author].entries[seq], config)
+    log = Log(
+        genesis,
+        lambda author, seq: read.feeds[author].entries[seq],
+        config,
+        about_rights=lambda: (each for feed in read.feeds.values() for each in feed.entries),
+    )
     log.receive_whole(*whole_chains(read.feeds.values()), read.withdrawn, now_ms)
     for feed in read.feeds.values():
         if log.length(feed.author) != len(feed.ids):

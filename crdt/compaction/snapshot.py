@@ -21,9 +21,9 @@ A statement of a snapshot is signed together with the SHA-256 of all parts but t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from lattica.crdt.base.canonical import Plain, decode, encode, encode_known
 from lattica.crdt.base.turns import Turns, finish
@@ -125,8 +125,12 @@ def first_part(signed: Sequence[SignedStatement]) -> bytes:
     return encode([0, [each.plain for each in signed]])
 
 
+Believed: TypeAlias = Collection[bytes] | Callable[[Mapping[bytes, FeedPrefix]], Collection[bytes]]
+"""Identities, or who they are by what is in a snapshot."""
+
+
 def read_snapshot(
-    parts: Iterable[bytes], doc_id: bytes, signers: Collection[bytes], needed: int = 1
+    parts: Iterable[bytes], doc_id: bytes, signers: Believed, needed: int = 1
 ) -> Snapshot:
     """Read a snapshot of a document that `needed` of the identities `signers` have signed.
 
@@ -137,7 +141,7 @@ def read_snapshot(
 
 
 def reading_snapshot(
-    parts: Iterable[bytes], doc_id: bytes, signers: Collection[bytes], needed: int = 1
+    parts: Iterable[bytes], doc_id: bytes, signers: Believed, needed: int = 1
 ) -> Turns[Snapshot]:
     """As :func:`read_snapshot`, in turns."""
     reader = SnapshotReader(doc_id)
@@ -168,7 +172,7 @@ class SnapshotReader:
         self._digest.update(len(part).to_bytes(4, "big") + part)
         yield from self._body.take(part)
 
-    def finishing(self, signers: Collection[bytes], needed: int = 1) -> Turns[Snapshot]:
+    def finishing(self, signers: Believed, needed: int = 1) -> Turns[Snapshot]:
         """All parts are here.
 
         Raises:
@@ -177,6 +181,8 @@ class SnapshotReader:
         digest = self._digest.digest()
         signed = [read_statement(each, self._doc_id, of=digest) for each in self._signed]
         names = frozenset(each.certificate.identity for each in signed)
+        feeds = yield from self._body.finish()
+        signers = signers(feeds) if callable(signers) else signers
         if not signed or len(names.intersection(signers)) < needed:
             raise RemoteProtocolError(
                 f"a snapshot that {len(names.intersection(signers))} of those who are believed "
@@ -186,7 +192,6 @@ class SnapshotReader:
         same = {(s.statement.heads, s.statement.root, s.statement.entries) for s in signed}
         if len(same) != 1:
             raise RemoteProtocolError("a snapshot whose signers say different things")
-        feeds = yield from self._body.finish()
         heads = [(feed.author, len(feed.ids), feed.ids[-1]) for feed in feeds.values() if feed.ids]
         if heads_fingerprint(heads) != statement.heads:
             raise RemoteProtocolError("a snapshot of other entries than its statement's")

@@ -19,6 +19,7 @@ from lattica.crdt.document.editing import ReplicatedList, Text
 from lattica.crdt.document.feeds import Feeds
 from lattica.crdt.document.fields import Claims, Counter, Registers, ReplicatedSet
 from lattica.crdt.document.listing import LogEntry, listed
+from lattica.crdt.document.owners import DocumentOwners, Owner, OwnerAppointment
 from lattica.crdt.document.read_keys import ReadKeys, SealedKey
 from lattica.crdt.document.received import Received
 from lattica.crdt.document.resolved import Resolved
@@ -96,6 +97,7 @@ class Document:
         self._writer = Writer(self._replica, wall, self._resolve)
         self._read_keys = ReadKeys(self._writer)
         self._rights = DocumentRights(self._writer, self._read_keys)
+        self._owners = DocumentOwners(self._writer)
         self.registers = Registers(self)
         """Names and their values, like a dictionary."""
 
@@ -161,6 +163,7 @@ class Document:
         """The number of the entry that is written next under :attr:`author`, of a sealed document
         after what it needs to be sealed. Raises what :meth:`write` does.
         """
+        self._writer.take_office()
         self._read_keys.prepare()
         return self._replica.next_seq
 
@@ -185,6 +188,7 @@ class Document:
         """
         if not writes:
             return ()
+        self._writer.take_office()
         self._rights.check_names(writes)
         for each in writes:
             if not self.genesis.allows(KINDS[type(each)]):
@@ -279,17 +283,68 @@ class Document:
     def present(self, capability: bytes) -> None:
         """Use a capability that was handed over: it is shown to peers, and what is written here
         from now on, by a session that begins, says that it is by this, unless the document has an
-        allow-list.
+        allow-list. Or an appointment (:meth:`appoint`): this peer owns the document by it, as soon
+        as the fork that it is because of is known here.
 
         Raises:
             LocalProtocolError: it is none for this document and peer.
         """
-        self._rights.present(capability)
+        if not self._owners.present(capability):
+            self._rights.present(capability)
 
     @property
     def capability(self) -> bytes:
-        """What was presented; empty if nothing was."""
-        return self._replica.capability
+        """What was presented, be it an appointment; empty if nothing was."""
+        return self._replica.shown
+
+    # Owners.
+
+    def owners(self) -> Sequence[Owner]:
+        """Who owns the document, by peer; nobody if everybody may write."""
+        return self._owners.all()
+
+    def appoint(
+        self,
+        successor: PeerId | str | bytes,
+        *,
+        instead_of: PeerId | str | bytes | None = None,
+        by: Identity | None = None,
+    ) -> bytes:
+        """Appoint an owner in the place of one who has contradicted himself, as far as one
+        signature does that. The appointment is for :meth:`sign_appointment`, and then for the
+        successor to :meth:`present`, from when on it has an effect everywhere.
+
+        What the former owner has written still counts as far as it is here, and what it did that
+        only owners do, as far as it was before the contradiction; nothing that comes later.
+
+        Args:
+            successor: may be the same peer, which goes on as another session.
+            instead_of: the owner; not needed if it is the only one who is frozen.
+            by: signs: a key of the document's recovery, or another owner where these appoint; by
+                default this peer.
+
+        Raises:
+            AccessDeniedError: who signs does not appoint owners.
+            LocalProtocolError: nobody is known here to have contradicted himself, the successor
+                is an owner already, or the document was made without a recovery.
+        """
+        return self._owners.appoint(successor, instead_of=instead_of, by=by)
+
+    def sign_appointment(self, appointment: bytes, *, by: Identity | None = None) -> bytes:
+        """The same appointment with one signature more. Raises what :meth:`appoint` does."""
+        return self._owners.sign(appointment, by=by)
+
+    def read_appointment(self, appointment: bytes) -> OwnerAppointment:
+        """What an appointment says, and whether so many have signed it as are needed. Raises
+        LocalProtocolError if it is none for this document.
+        """
+        return self._owners.read(appointment)
+
+    def take_office(self) -> None:
+        """Own the document by an appointment that was presented, if that can be now and is not so
+        yet. Whoever writes does that by itself. Raises what :meth:`write` does.
+        """
+        self._writer.take_office()
 
     def may_read(self, peer: PeerId, shown: bytes = b"") -> bool:
         """Whether a peer, which shows a capability, may read this document."""

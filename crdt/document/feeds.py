@@ -95,9 +95,8 @@ class Feeds:
 
     def comes_first(self, author: bytes) -> bool:
         """As :meth:`Document.comes_first`."""
-        log = self._replica.log
-        feed = log.feeds.get(author)
-        return log.rights is not None and feed is not None and log.rights.is_owner(feed.identity)
+        rights, feed = self._replica.log.rights, self._replica.log.feeds.get(author)
+        return rights is not None and feed is not None and rights.ownership.was_owner(feed.identity)
 
     def fork_of(self, author: bytes) -> bytes | None:
         """As :meth:`Document.fork_of`."""

@@ -54,6 +54,7 @@ class DocumentRights:
         depth: int = 0,
     ) -> bytes:
         """As :meth:`Document.grant`."""
+        self._writer.take_office()
         rights = self._writer.rights
         genesis = self._writer.replica.genesis
         if level == Level.PULL and not genesis.is_sealed:
@@ -65,6 +66,8 @@ class DocumentRights:
             parent = rights.best_of(own, Level.MANAGE, self._writer.now_ms)
             if parent is None:
                 raise AccessDeniedError("only owners and who may manage give rights")
+        else:
+            self._writer.check_owner("give rights")
         expires = None if lasts is None else self._writer.now_ms + int(lasts * 1000)
         capability = issue(
             identity,
@@ -85,9 +88,9 @@ class DocumentRights:
 
     def revoke(self, peer: PeerId | str | bytes) -> int:
         """As :meth:`Document.revoke`."""
+        self._writer.take_office()
         rights = self._writer.rights
-        if not rights.is_owner(self._writer.identity):
-            raise AccessDeniedError("only owners take rights back")
+        self._writer.check_owner("take rights back")
         subject = identity_key(peer)
         links = [
             capability.right.id

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from lattica.crdt.base.turns import Turns, finish
 from lattica.crdt.compaction.adoption import (
@@ -21,7 +21,9 @@ from lattica.crdt.compaction.snapshot import (
 from lattica.crdt.document.feeds import Feeds
 from lattica.crdt.document.resolved import Resolved
 from lattica.crdt.document.statements import Statements
+from lattica.crdt.log.authority import owners_by
 from lattica.crdt.log.disk.replica import Replica
+from lattica.crdt.log.prefix import FeedPrefix
 from lattica.crdt.proofs.statement import SignedStatement
 from lattica.nat.base.errors import LocalProtocolError
 
@@ -94,9 +96,17 @@ class Snapshots:
     ) -> Turns[None]:
         """As :meth:`Document.receiving_snapshot`."""
         genesis = self._replica.genesis
-        signers = signers or genesis.owners
-        read = yield from reading_snapshot(parts, genesis.doc_id, signers, needed)
+        believed = signers or self._owners
+        read = yield from reading_snapshot(parts, genesis.doc_id, believed, needed)
         yield from self.adopting(read)
+
+    def _owners(self, feeds: Mapping[bytes, FeedPrefix]) -> frozenset[bytes]:
+        """Who owns the document by what is here, or by what a snapshot has: by that somebody may
+        have been appointed of whom nothing is here.
+        """
+        rights = self._replica.log.rights
+        here = rights.ownership.owners if rights is not None else frozenset[bytes]()
+        return here | owners_by(self._replica.genesis, feeds.values())
 
     def adopting(self, read: Snapshot) -> Turns[None]:
         """As :meth:`Document.adopting`."""

@@ -8,7 +8,7 @@ from lattica.crdt.access.rights import Rights
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.log.outcome import Outcome
-from lattica.nat.base.errors import LocalProtocolError
+from lattica.nat.base.errors import AccessDeniedError, LocalProtocolError
 
 
 class Writer:
@@ -50,11 +50,37 @@ class Writer:
 
     @property
     def is_owner(self) -> bool:
-        """Whether it is an owner who writes here. Raises what :attr:`rights` does."""
-        return self.rights.is_owner(self.identity)
+        """Whether it is an owner who writes here, and nothing keeps him from what only owners do.
+        Raises what :attr:`rights` does.
+        """
+        rights = self.rights
+        return rights.is_owner(self.identity) and not rights.ownership.forks_of(self.identity)
+
+    def check_owner(self, what: str) -> None:
+        """Raises AccessDeniedError if it is no owner who writes here, or one who is frozen; `what`
+        only owners do.
+        """
+        if not self.rights.is_owner(self.identity):
+            raise AccessDeniedError(f"only owners {what}")
+        forks = self.rights.ownership.forks_of(self.identity)
+        if forks:
+            raise AccessDeniedError(
+                f"only owners {what}, and a session of this one has contradicted itself "
+                f"({', '.join(each.hex() for each in forks)}), as after a backup or a virtual "
+                "machine was restored: it can again when it, or somebody else, is appointed owner "
+                "in its place (Document.appoint, `lattica crdt appoint`)"
+            )
+
+    def take_office(self) -> None:
+        """Own the document by what was appointed, if that can be now and is not so yet."""
+        if self.replica.genesis.can_be_recovered:
+            outcome = self.replica.take_office(self._wall())
+            if outcome is not None:
+                self._on_outcome(outcome)
 
     def write(
         self, items: Sequence[tuple[Kind, bytes]], deps: Sequence[tuple[bytes, ...]] = ()
     ) -> None:
         """Write entries; see :meth:`Replica.write`."""
+        self.take_office()
         self._on_outcome(self.replica.write(items, self._wall(), deps))

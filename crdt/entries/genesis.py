@@ -1,9 +1,9 @@
 """The genesis: what a document is, from its first moment on. Its hash is the document's ID.
 
 `[1, name, owners, mode, kinds, limits, recovery, salt]`, canonical; `limits` is `[bytes of an
-entry, bytes of an author]`, `recovery` is `[k, [key, …]]` or nil. That of a sealed document has
-`true` behind them. Whoever knows the ID can check a genesis that anybody hands over, and nothing
-of it can change.
+entry, bytes of an author]`, `recovery` is `[k, [key, …], owners]` or nil. That of a sealed document
+has `true` behind them. Whoever knows the ID can check a genesis that anybody hands over, and
+nothing of it can change.
 """
 
 from __future__ import annotations
@@ -59,14 +59,26 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """Who is to appoint a new owner after an owner's fork. Nothing of this version does so: the
-    session that has forked ends where it did, and its owner goes on by another one.
+    """Who appoints a new owner after an owner's fork: so many of these keys, or so many of the
+    other owners. Until they do, that owner neither gives rights nor takes any back. Of a document
+    that is open to everybody it says nothing.
     """
 
-    needed: int
-    """Signatures."""
-    keys: tuple[bytes, ...]
+    needed: int = 0
+    """Signatures of `keys`; 0 without any."""
+    keys: tuple[bytes, ...] = ()
     """In order, each once."""
+    owners: int = 0
+    """Signatures of the other owners that are enough, too; 0: they do not appoint anybody."""
+    is_in_force: bool = True
+    """False for documents of the time before it had an effect: in theirs it has none, so that all
+    replicas agree.
+    """
+
+    def encode(self) -> Plain:
+        """As a genesis has it. Who does not know of appointments refuses one with three items."""
+        items: list[Plain] = [self.needed, self.keys]
+        return [*items, self.owners] if self.is_in_force else items
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +115,7 @@ class Genesis:
 
     def encode(self) -> bytes:
         """The canonical bytes."""
-        recovery: Plain = [self.recovery.needed, self.recovery.keys] if self.recovery else None
+        recovery = self.recovery.encode() if self.recovery else None
         limits = (self.limits.entry_bytes, self.limits.author_bytes)
         fields: list[Plain] = [
             VERSION,
@@ -116,6 +128,13 @@ class Genesis:
             self.salt,
         ]
         return encode([*fields, True] if self.is_sealed else fields)
+
+    @property
+    def can_be_recovered(self) -> bool:
+        """Whether an owner's fork has others appoint an owner."""
+        return (
+            self.mode is not Mode.OPEN and self.recovery is not None and self.recovery.is_in_force
+        )
 
     @property
     def payload_room(self) -> int:
@@ -154,7 +173,9 @@ def decode_genesis(data: bytes, doc_id: bytes) -> Genesis:
         case None:
             keys = None
         case [int(needed), list(recovery_keys)]:
-            keys = Recovery(int(needed), _keys(recovery_keys))
+            keys = Recovery(int(needed), _keys(recovery_keys), is_in_force=False)
+        case [int(needed), list(recovery_keys), int(by_owners)]:
+            keys = Recovery(int(needed), _keys(recovery_keys), int(by_owners))
         case _:
             raise RemoteProtocolError("a genesis whose recovery is none")
     try:
@@ -198,17 +219,23 @@ def _check(genesis: Genesis) -> None:
         raise RemoteProtocolError(f"entries of {genesis.limits.entry_bytes} bytes")
     if not 1 <= genesis.limits.author_bytes <= MAX_AUTHOR_BYTES:
         raise RemoteProtocolError(f"authors of {genesis.limits.author_bytes} bytes")
-    recovery = genesis.recovery
-    if recovery is not None:
-        _check_keys(recovery.keys, "keys of the recovery")
-        if not 1 <= recovery.needed <= len(recovery.keys):
-            raise RemoteProtocolError(f"{recovery.needed} of {len(recovery.keys)} signatures")
+    if genesis.recovery is not None:
+        _check_recovery(genesis.recovery, len(genesis.owners))
     if genesis.is_sealed and genesis.mode is Mode.OPEN:
         raise RemoteProtocolError("everybody may write to it, so nothing of it is sealed")
     if genesis.is_sealed and genesis.limits.entry_bytes < MIN_SEALED_ENTRY_BYTES:
         raise RemoteProtocolError(f"entries of {genesis.limits.entry_bytes} bytes, and sealed")
     if len(genesis.salt) > MAX_SALT:
         raise RemoteProtocolError(f"{len(genesis.salt)} bytes of salt, at most {MAX_SALT}")
+
+
+def _check_recovery(recovery: Recovery, owners: int) -> None:
+    _check_keys(recovery.keys, "keys of the recovery")
+    least = 0 if recovery.owners and not recovery.keys else 1
+    if not least <= recovery.needed <= len(recovery.keys):
+        raise RemoteProtocolError(f"{recovery.needed} of {len(recovery.keys)} signatures")
+    if not 0 <= recovery.owners < max(owners, 1):
+        raise RemoteProtocolError(f"{recovery.owners} of {owners - 1} other owners")
 
 
 def _check_keys(keys: tuple[bytes, ...], what: str) -> None:

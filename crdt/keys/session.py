@@ -21,6 +21,7 @@ from lattica.nat.base.keys.identity import Identity
 
 CONTEXT: Final = b"lattica/crdt/session/v1\0"
 _MAX_CERTIFICATE: Final = 128 + 12 * 1024
+_MAX_APPOINTMENTS: Final = 32 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,15 @@ class SessionCertificate:
     """The identity's, of `CONTEXT`, the document's ID and the session key."""
     capability: bytes = b""
     """By which the identity may write, in documents where that is shown; checked elsewhere."""
+    appointments: bytes = b""
+    """By which the identity owns the document; checked elsewhere."""
 
     def encode(self) -> bytes:
-        """`[identity, signature]`, and the capability if there is one; canonical."""
+        """`[identity, signature]`, and the capability if there is one, and appointments, with a
+        capability that may be empty; canonical.
+        """
+        if self.appointments:
+            return encode([self.identity, self.signature, self.capability, self.appointments])
         if self.capability:
             return encode([self.identity, self.signature, self.capability])
         return encode([self.identity, self.signature])
@@ -47,20 +54,34 @@ def decode_certificate(data: bytes, doc_id: bytes, author: bytes) -> SessionCert
     Raises:
         RemoteProtocolError: it is none, or not signed by the identity that it names.
     """
-    capability = b""
-    match decode(data, _MAX_CERTIFICATE):
+    capability = appointments = b""
+    match decode(data, _MAX_CERTIFICATE + _MAX_APPOINTMENTS):
         case [bytes(identity), bytes(signature)]:
             pass
         case [bytes(identity), bytes(signature), bytes(capability)] if capability:
             pass
+        case [
+            bytes(identity),
+            bytes(signature),
+            bytes(capability),
+            bytes(appointments),
+        ] if appointments:
+            pass
         case _:
             raise RemoteProtocolError("not a session's certificate")
+    if len(data) - len(appointments) > _MAX_CERTIFICATE or len(appointments) > _MAX_APPOINTMENTS:
+        raise RemoteProtocolError("a session's certificate that is too long")
     if len(identity) != KEY_BYTES or len(signature) != SIGNATURE_BYTES:
         raise RemoteProtocolError("not a session's certificate")
     load_key(identity)
-    if not verifies(identity, signature, CONTEXT + doc_id + author):
+    if not is_vouched(identity, signature, doc_id, author):
         raise RemoteProtocolError("a session's certificate that its identity has not signed")
-    return SessionCertificate(identity, signature, capability)
+    return SessionCertificate(identity, signature, capability, appointments)
+
+
+def is_vouched(identity: bytes, signature: bytes, doc_id: bytes, author: bytes) -> bool:
+    """Whether an identity has signed that a session key is its own, in a document."""
+    return verifies(identity, signature, CONTEXT + doc_id + author)
 
 
 class SessionKey(InProcess):
@@ -94,8 +115,12 @@ class SessionKey(InProcess):
         return self._private_key.sign(data)
 
     def certificate(
-        self, identity: Identity, doc_id: bytes, capability: bytes = b""
+        self,
+        identity: Identity,
+        doc_id: bytes,
+        capability: bytes = b"",
+        appointments: bytes = b"",
     ) -> SessionCertificate:
         """Have `identity` vouch for this key in a document."""
         signature = identity.sign(CONTEXT + doc_id + self.author)
-        return SessionCertificate(identity.public_key.data, signature, capability)
+        return SessionCertificate(identity.public_key.data, signature, capability, appointments)

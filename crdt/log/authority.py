@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
-from lattica.crdt.access.rights import Rights
+from lattica.crdt.access.appointment import Appointment, decode_appointments
+from lattica.crdt.access.ownership import Ownership
+from lattica.crdt.access.rights import Rights, Verdict
 from lattica.crdt.entries.genesis import Genesis, Mode
 from lattica.crdt.entries.header import Entry
-from lattica.crdt.keys.session import decode_certificate
+from lattica.crdt.keys.session import SessionCertificate, decode_certificate
 from lattica.crdt.log.feed import Feed
+from lattica.crdt.log.prefix import FeedPrefix
+from lattica.nat.base.errors import RemoteProtocolError
 
 
 class Authority:
     """The rights that a log's entries give, and whether they have changed since the log was
     measured by them.
+
+    Args:
+        genesis: the document.
+        feeds: what is admitted of each author.
     """
 
-    def __init__(self, genesis: Genesis) -> None:
+    def __init__(self, genesis: Genesis, feeds: Mapping[bytes, Feed]) -> None:
         self._genesis = genesis
-        self.rights = None if genesis.mode is Mode.OPEN else Rights(genesis)
+        self._feeds = feeds
+        self._forked: set[bytes] = set()
+        """Sessions of owners that have contradicted themselves."""
+        self.rights = None if genesis.mode is Mode.OPEN else self._no_rights()
         """Who may do what; None: everybody may write."""
         self.is_changed = False
+        self.is_stale = False
+        """Whether somebody else may own the document than was known when entries were learned."""
+
+    def _no_rights(self) -> Rights:
+        return Rights(self._genesis, Ownership(self._genesis, self._has_forked))
+
+    def _has_forked(self, author: bytes) -> bool:
+        feed = self._feeds.get(author)
+        return feed is not None and feed.fork is not None
+
+    # What is admitted.
 
     def learn(self, feed: Feed, entry: Entry) -> None:
         """Take what an admitted entry says of rights."""
@@ -29,20 +51,118 @@ class Authority:
             return
         if entry.header.seq == 0:
             self.learn_certificate(entry)
+            appointments = self.shown(entry)
+            if appointments:
+                rights.ownership.show(entry.id, feed.author, appointments)
+                self.is_stale = True
         elif rights.learn(entry, feed.identity):
             self.is_changed = True
+        if feed.fork is not None:
+            self.note_fork(feed)
 
     def learn_certificate(self, entry: Entry) -> None:
         """Take the capability that a session's first entry shows. Raises RemoteProtocolError."""
-        header = entry.header
         if self.rights is None or self._genesis.mode is not Mode.CAPABILITY:
             return
-        certificate = decode_certificate(entry.payload or b"", header.doc_id, header.author)
-        if certificate.capability:
-            self.rights.learn_certificate(entry.id, certificate.capability)
+        capability = self._certificate(entry).capability
+        if capability:
+            self.rights.learn_certificate(entry.id, capability)
+
+    def note_fork(self, feed: Feed) -> None:
+        """An author contradicts himself, or more of what he wrote before that is here."""
+        rights = self.rights
+        if rights is None or not self._genesis.can_be_recovered or not feed.ids:
+            return
+        if rights.ownership.seat_of(feed.author, feed.identity) is not None:
+            self._forked.add(feed.author)
+            self.is_stale = True
 
     def forget(self, entry_ids: Iterable[bytes]) -> None:
         """Take back what entries said that are not admitted any more."""
         if self.rights is not None:
             for entry_id in entry_ids:
                 self.is_changed |= self.rights.forget(entry_id)
+                self.is_stale |= self.rights.ownership.forget(entry_id)
+
+    # Who owns the document.
+
+    def check_certificate(self, certificate: SessionCertificate) -> None:
+        """Raises RemoteProtocolError for appointments that are none, or not for this document."""
+        if certificate.appointments:
+            if not self._genesis.can_be_recovered:
+                raise RemoteProtocolError("an appointment where nobody can be appointed")
+            decode_appointments(certificate.appointments, self._genesis)
+
+    def shown(self, entry: Entry) -> tuple[Appointment, ...]:
+        """The appointments that a session's first entry shows. Raises RemoteProtocolError."""
+        if entry.header.seq or not self._genesis.can_be_recovered:
+            return ()
+        appointments = self._certificate(entry).appointments
+        return decode_appointments(appointments, self._genesis) if appointments else ()
+
+    def verdict(self, feed: Feed, entry: Entry) -> Verdict:
+        """Whether an entry that is not admitted may be."""
+        if self.rights is None:
+            return Verdict.ALLOWED
+        return self.rights.verdict(entry.header, feed.identity, self.shown(entry))
+
+    def settle(self) -> bool:
+        """Go by who owns the document now; whether that is another one than before, so that what
+        entries say is to be learned anew (:meth:`learn_anew`).
+        """
+        if not self.is_stale or self.rights is None:
+            return False
+        self.is_stale = False
+        forks: dict[bytes, tuple[bytes, int]] = {}
+        for author in self._forked:
+            feed = self._feeds[author]
+            seat = self.rights.ownership.seat_of(author, feed.identity)
+            if feed.ids and seat is not None:
+                forks[author] = seat, feed.hlc
+        return self.rights.ownership.settle(forks)
+
+    def learn_anew(self, entries: Iterable[Entry]) -> None:
+        """Have only what these admitted entries say."""
+        if self.rights is None:
+            return
+        self.rights.clear()
+        for entry in entries:
+            if entry.header.seq == 0:
+                self.learn_certificate(entry)
+            else:
+                self.rights.learn(entry, self._feeds[entry.header.author].identity)
+        self.is_changed = True
+
+    def restore(self, entries: Sequence[Entry]) -> None:
+        """Begin with what admitted entries say, and the forks that are known."""
+        if self.rights is None:
+            return
+        for entry in entries:
+            appointments = self.shown(entry)
+            if appointments:
+                self.rights.ownership.show(entry.id, entry.header.author, appointments)
+        for feed in self._feeds.values():
+            if feed.fork is not None:
+                self.note_fork(feed)
+        self.is_stale = True
+        self.settle()
+        self.learn_anew(entries)
+        self.is_changed = False
+
+    def _certificate(self, entry: Entry) -> SessionCertificate:
+        header = entry.header
+        return decode_certificate(entry.payload or b"", header.doc_id, header.author)
+
+
+def owners_by(genesis: Genesis, prefixes: Iterable[FeedPrefix]) -> frozenset[bytes]:
+    """Who owns a document by verified chains, and forks that are proved with them."""
+    if not genesis.can_be_recovered:
+        return frozenset(genesis.owners)
+    feeds: dict[bytes, Feed] = {}
+    first: list[Entry] = []
+    for prefix in prefixes:
+        prefix.put_into(feeds.setdefault(prefix.author, Feed(prefix.author)))
+        first += prefix.entries[:1]
+    authority = Authority(genesis, feeds)
+    authority.restore(first)
+    return frozenset() if authority.rights is None else authority.rights.ownership.owners

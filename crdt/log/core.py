@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Final
 
 from lattica.crdt.access.rights import Verdict
@@ -43,6 +44,8 @@ class Log:
         genesis: the document.
         entry_at: the admitted entry of an author and sequence number, from where they are kept.
         withdrawn_at: those of them that are kept, and were withdrawn.
+        about_rights: those that are kept and say something of rights, certificates too; some of
+            them may not be admitted any more.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Log:
         entry_at: Callable[[bytes, int], Entry],
         config: LogConfig | None = None,
         withdrawn_at: Callable[[bytes, int], Iterable[Entry]] = lambda author, seq: (),
+        about_rights: Callable[[], Iterable[Entry]] = tuple,
     ) -> None:
         self.genesis = genesis
         self.feeds: dict[bytes, Feed] = {}
@@ -59,11 +63,12 @@ class Log:
         self.config = config or LogConfig()
         self._entry_at = entry_at
         self._withdrawn_at = withdrawn_at
+        self._about_rights = about_rights
         self._dependencies = Dependencies()
         self._waiting = WaitingEntries()
         self._early: dict[bytes, int] = {}
         """By author, the time in ms since 1970 of the entry that waits for it."""
-        self.authority = Authority(genesis)
+        self.authority = Authority(genesis, self.feeds)
         """What entries say of rights."""
         self.rights = self.authority.rights
         """Who may do what; None: everybody may write."""
@@ -121,15 +126,13 @@ class Log:
             feed = self.feeds.setdefault(author, Feed(author))
             if self.id_at(author, seq) != entry.id:
                 feed.is_cut |= feed.fork is None or seq < feed.fork.seq
-        log = Log(self.genesis, self._entry_at, self.config, self._withdrawn_at)
+        log = Log(self.genesis, self._entry_at, self.config, self._withdrawn_at, self._about_rights)
         log.restore(self.feeds.values(), self._dependencies.known)
         return log
 
     def restore_rights(self, entries: Iterable[Entry]) -> None:
         """Learn the rights that admitted entries give; after :meth:`restore`."""
-        for entry in entries:
-            self.authority.learn(self.feeds[entry.header.author], entry)
-        self.authority.is_changed = False
+        self.authority.restore([*entries])
 
     def receive(self, entries: Sequence[Entry], peer: object, now_ms: int, now: float) -> Outcome:
         """Take a chain of this document that :func:`~lattica.crdt.entries.chain.verify_chain`
@@ -239,7 +242,7 @@ class Log:
         """Whether the author may write this; if that is not known yet, it waits."""
         if self.rights is None:
             return True
-        verdict = self.rights.verdict(entry.header, feed.identity)
+        verdict = self.authority.verdict(feed, entry)
         if verdict is Verdict.ALLOWED:
             return True
         if entry.header.seq == 0:
@@ -252,7 +255,15 @@ class Log:
 
     def _reconsider(self, now_ms: int, outcome: Outcome) -> None:
         """Withdraw what rights do not cover any more, and admit what they cover now."""
-        while self.authority.is_changed:
+        if outcome.forks and self.genesis.can_be_recovered:
+            # What is appointed because of it may be here.
+            self._drain(self._waiting.authors(), now_ms, outcome)
+        while self.authority.is_changed or self.authority.is_stale:
+            if self.authority.settle():
+                self.authority.learn_anew(self._saying_rights(outcome))
+                outcome.has_other_owners = True
+            if not self.authority.is_changed:
+                continue
             self.authority.is_changed = False
             admitted = {(each.header.author, each.header.seq): each for each in outcome.admitted}
             for feed in [*self.feeds.values()]:
@@ -262,6 +273,15 @@ class Log:
             for feed in [*self.feeds.values()]:
                 if feed.is_cut and not self.authority.is_changed:
                     self._admit_again(feed, now_ms, outcome)
+
+    def _saying_rights(self, outcome: Outcome) -> Iterator[Entry]:
+        """What is admitted and says something of rights, be it not kept yet."""
+        for entry in chain(self._about_rights(), outcome.admitted):
+            header = entry.header
+            if (header.seq == 0 or header.kind in _ABOUT_RIGHTS) and (
+                self.id_at(header.author, header.seq) == entry.id
+            ):
+                yield entry
 
     def _admit_again(self, feed: Feed, now_ms: int, outcome: Outcome) -> None:
         """Admit what was withdrawn of an author, as far as a right covers it now: nobody else may
@@ -281,7 +301,7 @@ class Log:
             if entry is None:
                 feed.is_cut = any(author == feed.author for author, _ in outcome.withdrawn)
                 return
-            if rights.verdict(entry.header, feed.identity) is not Verdict.ALLOWED:
+            if self.authority.verdict(feed, entry) is not Verdict.ALLOWED:
                 return
             yield entry
 
@@ -293,7 +313,9 @@ class Log:
         self, feed: Feed, admitted: dict[tuple[bytes, int], Entry], outcome: Outcome
     ) -> None:
         rights = self.rights
-        if rights is None or not feed.ids or rights.is_free(feed.identity):
+        if rights is None or not feed.ids:
+            return
+        if rights.is_free(feed.author, feed.identity, feed.ids):
             return
         size = 0
 
@@ -476,6 +498,7 @@ class Log:
                 return f"{error}"
             feed.identity = certificate.identity
             try:
+                self.authority.check_certificate(certificate)
                 self.authority.learn_certificate(entry)
             except RemoteProtocolError as error:
                 return f"{error}"

@@ -42,7 +42,11 @@ class Feed:
         self.hlc = entry.header.hlc
         self.size += entry.size
 
-    def cut(self, proof: ForkProof) -> None:
-        """Keep only what is before a fork, which is earlier than the one that is known."""
+    def cut(self, proof: ForkProof, last: Entry | None) -> None:
+        """Keep only what is before a fork, which is earlier than the one that is known; `last` is
+        the entry before it, if that is here.
+        """
         self.fork = proof
         del self.ids[proof.seq :]
+        if last is not None:
+            self.hlc = last.header.hlc

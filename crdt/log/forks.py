@@ -171,8 +171,10 @@ class Forks:
             for each in self._here(feed, seq - 1, outcome)
             if not each.is_signed()
         ]
+        last = self._admitted(feed, seq - 1, outcome)
         self._authority.forget(feed.ids[seq:])
-        feed.cut(proof)
+        feed.cut(proof, last)
+        self._authority.note_fork(feed)
         self._waiting.drop(proof.author, seq)
         self._unproved.pop(proof.author, None)
         self._contradicted.discard(proof.author)

@@ -35,6 +35,8 @@ class Outcome:
     withdrawn: list[tuple[bytes, int]] = field(default_factory=list)
     """Authors, and from which number on their entries do not count any more, because a right was
     taken back."""
+    has_other_owners: bool = False
+    """Whether somebody else owns the document than before, or may do less or more as an owner."""
     refusals: list[Refusal] = field(default_factory=list)
     waiting: int = 0
     """Entries that were taken and wait, because something is missing or they are early."""
@@ -48,8 +50,10 @@ class Outcome:
 
     @property
     def says_rights(self) -> bool:
-        """Whether what was admitted says who may write where."""
-        return any(each.header.kind in (Kind.GRANT, Kind.REVOKE) for each in self.admitted)
+        """Whether what has changed says who may write where."""
+        return self.has_other_owners or any(
+            each.header.kind in (Kind.GRANT, Kind.REVOKE) for each in self.admitted
+        )
 
     def refuse(self, author: bytes, seq: int, reason: str, *, is_final: bool) -> None:
         """Say that an author's entries from a sequence number on are not admitted."""

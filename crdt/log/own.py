@@ -21,6 +21,7 @@ def prepare(
     payloads: Sequence[tuple[Kind, bytes, tuple[bytes, ...]]],
     now_ms: int,
     capability: bytes = b"",
+    appointments: bytes = b"",
 ) -> list[Entry]:
     """Sign entries of one's own: for each kind, payload and dependencies, in order.
 
@@ -47,7 +48,7 @@ def prepare(
             raise LocalProtocolError("an entry that depends on one that is not here")
     items = list(payloads)
     if not feed.ids:
-        certificate = session.certificate(identity, doc_id, capability).encode()
+        certificate = session.certificate(identity, doc_id, capability, appointments).encode()
         items.insert(0, (Kind.SESSION, certificate, ()))
     entries: list[Entry] = []
     seq, prev, size = len(feed.ids), feed.ids[-1] if feed.ids else doc_id, feed.size
@@ -72,8 +73,9 @@ def _check_own(log: Log, entries: Sequence[Entry], identity: bytes) -> None:
     first = entries[0]
     if first.header.seq == 0:
         log.authority.learn_certificate(first)
+    feed = Feed(first.header.author, identity)
     try:
-        if any(rights.verdict(e.header, identity) is not Verdict.ALLOWED for e in entries):
+        if any(log.authority.verdict(feed, each) is not Verdict.ALLOWED for each in entries):
             raise AccessDeniedError(
                 "this peer has no right to write to the document, or no more; an owner can "
                 "give it one"

@@ -30,7 +30,14 @@ class PresenceChange:
     peer: PeerId
 
 
-DocumentChange: TypeAlias = Change | Rebuilt | PresenceChange
+@dataclass(frozen=True, slots=True)
+class OwnersChange:
+    """Somebody else owns the document, or an owner has contradicted itself, so that it does nothing
+    any more that only owners do: see :meth:`~lattica.crdt.document.Document.owners`.
+    """
+
+
+DocumentChange: TypeAlias = Change | Rebuilt | PresenceChange | OwnersChange
 
 
 class ChangeStream:
@@ -48,10 +55,12 @@ class ChangeStream:
     def tell(self, changes: Iterable[Change], *, is_rebuilt: bool) -> None:
         """Note what has changed. Never waits."""
         if is_rebuilt or len(self._places) > MAX_PLACES:
-            presence = {
-                key: each for key, each in self._places.items() if isinstance(each, PresenceChange)
+            others = {
+                key: each
+                for key, each in self._places.items()
+                if isinstance(each, PresenceChange | OwnersChange)
             }
-            self._places = {"rebuilt": Rebuilt(), **presence}
+            self._places = {"rebuilt": Rebuilt(), **others}
         elif "rebuilt" not in self._places:
             for change in changes:
                 self._places[change.kind, change.name, encode(change.item)] = change
@@ -63,6 +72,11 @@ class ChangeStream:
         if len(self._places) <= MAX_PLACES:
             self._places[peer] = PresenceChange(peer)
             self._news.set()
+
+    def tell_owners(self) -> None:
+        """Note that the owners are others. Never waits."""
+        self._places["owners"] = OwnersChange()
+        self._news.set()
 
     def close(self) -> None:
         """Tell no more; what waits is still told."""

@@ -87,6 +87,7 @@ class SharedDocument(Document):
         """Who is there now, and what each says of itself."""
         self._scope = trio.CancelScope()
         self._are_rights_new = trio.Event()
+        self._owners_told = self.owners()
         self._is_rebuilt = trio.Event()
         """Set when the state is to be resolved anew for those who listen."""
 
@@ -178,6 +179,13 @@ class SharedDocument(Document):
         """
         await in_turns(self.receiving_snapshot(parts, signers, needed))
 
+    def present(self, capability: bytes) -> None:
+        """As of a document without a node; peers that said it was not for this one are asked again,
+        by what is shown now.
+        """
+        super().present(capability)
+        self._replicator.recheck()
+
     def _check_open(self) -> None:
         if not self.is_open:
             raise LocalProtocolError(f"{self.name!r} is closed")
@@ -192,6 +200,29 @@ class SharedDocument(Document):
         if outcome.says_rights or (has_rights and (outcome.withdrawn or outcome.forks)):
             self._replicator.recheck()
             self._are_rights_new.set()
+        if outcome.has_other_owners:
+            self._tell_owners()
+
+    def _tell_owners(self) -> None:
+        told, self._owners_told = self._owners_told, self.owners()
+        for each in self._owners_told:
+            if each.is_frozen and each not in told:
+                logger.warning(
+                    "an owner of a document has contradicted itself, as after a backup was "
+                    "restored: what only owners do has no effect where it does it, until an owner "
+                    "is appointed in its place document=%s owner=%s",
+                    self.id,
+                    each.peer,
+                )
+            elif each.instead_of is not None and each not in told:
+                logger.warning(
+                    "a document has another owner document=%s owner=%s instead_of=%s",
+                    self.id,
+                    each.peer,
+                    each.instead_of,
+                )
+        for stream in self._streams:
+            stream.tell_owners()
 
     def _tell_changes(self, changes: Collection[Change], *, is_rebuilt: bool = False) -> None:
         if changes or is_rebuilt:
@@ -248,8 +279,8 @@ class SharedDocument(Document):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.presence.run)
                 nursery.start_soon(self._resolve_for_listeners)
-                if self.genesis.is_sealed:
-                    nursery.start_soon(self._tend_keys_now_and_then)
+                if self.genesis.is_sealed or self.genesis.can_be_recovered:
+                    nursery.start_soon(self._tend_rights_now_and_then)
                 await self._replicator.run()
 
     async def _resolve_for_listeners(self) -> None:
@@ -264,17 +295,20 @@ class SharedDocument(Document):
                     logger.error("a document cannot be resolved document=%s: %s", self.id, error)
                 self._tell_changes((), is_rebuilt=True)
 
-    async def _tend_keys_now_and_then(self) -> None:
-        """As an owner: what others have given, and what has ended, has the read key follow."""
+    async def _tend_rights_now_and_then(self) -> None:
+        """As an owner: what others have given, and what has ended, has the read key follow. And
+        who was appointed an owner is one as soon as that can be.
+        """
         while True:
             # Not within what brought the rights, which is not told to all yet.
             with trio.move_on_after(self._tending_interval):
                 await self._are_rights_new.wait()
             self._are_rights_new = trio.Event()
             try:
+                self.take_office()
                 self.tend_keys()
             except LatticaError as error:
-                logger.error("a read key cannot be written document=%s: %s", self.id, error)
+                logger.error("rights cannot be written document=%s: %s", self.id, error)
 
     def close(self) -> None:
         """Replicate no more, and close the file; any number of times. What listens ends."""

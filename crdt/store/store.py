@@ -131,8 +131,8 @@ class Store:
             document: an ID (64 hexadecimal digits), or a name: of a document that is in this
                 store, or else of the one that everybody may write to and that has this name
                 everywhere.
-            capability: what an owner has handed over (:meth:`Document.grant`), if it did; it is
-                kept.
+            capability: what an owner has handed over (:meth:`Document.grant`), if it did, or the
+                appointment of this peer as an owner; it is kept.
             timeout: seconds to look for a peer that knows what the document with this ID is,
                 if it is not in this store.
 
@@ -194,8 +194,8 @@ class Store:
             owners: peers who grant rights; by default this node.
             kinds: the kinds of entries that take effect; none given: all.
             limits: what one entry and one author may have.
-            recovery: who is to appoint another owner after an owner's fork; it is kept in what the
-                document is, and has no effect yet.
+            recovery: who appoints another owner (:meth:`Document.appoint`) after one has
+                contradicted himself; without it he goes on as another session.
             is_sealed: whether payloads are encrypted for those who may read, so that peers with the
                 level `PULL` can have the document and pass it on. Not of an open one.
 

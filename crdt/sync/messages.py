@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, TypeAlias, TypeGuard
 
+from lattica.crdt.access.appointment import MAX_APPOINTMENTS
 from lattica.crdt.access.capability import MAX_CAPABILITY
 from lattica.crdt.base.canonical import Plain, decode, encode
 from lattica.crdt.entries.chain import MAX_CHAIN
@@ -50,7 +51,7 @@ MAX_RANGES: Final = 512
 """Of one message."""
 MAX_WANTS: Final = 4096
 """Of one message."""
-_MAX_HELLO: Final = 256 + MAX_CAPABILITY
+_MAX_HELLO: Final = 256 + max(MAX_CAPABILITY, MAX_APPOINTMENTS)
 _MAX_RANGES_BYTES: Final = MAX_RANGES * (3 * 80 + LEAF * 80)
 _MAX_WANTS_BYTES: Final = MAX_WANTS * 48
 _MAX_PRESENCE: Final = 8192

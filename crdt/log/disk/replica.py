@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from lattica.crdt.access.appointment import Appointment, encode_appointments
 from lattica.crdt.access.keyring import Keyring
 from lattica.crdt.base.turns import Turns
 from lattica.crdt.entries.fork import ForkProof
@@ -63,6 +64,8 @@ class Replica:
         """Of a sealed document: what can be read here."""
         self.capability = b""
         """By which sessions that begin here write, where a document asks for one."""
+        self.appointments: tuple[Appointment, ...] = ()
+        """By which this identity owns the document, as soon as that can be: it was handed them."""
         self._session: SessionKey | None = None
         self._is_told_of_clock = False
         damage = ""
@@ -183,11 +186,48 @@ class Replica:
             (kind, payload, deps[number] if deps else ())
             for number, (kind, payload) in enumerate(payloads)
         ]
-        entries = prepare(self.log, session, self._identity, items, now_ms, self.capability)
+        return self._write(session, items, now_ms)
+
+    def take_office(self, now_ms: int) -> Outcome | None:
+        """Begin a session that owns the document by what was appointed, if none has begun and
+        that can be; what comes of it. What it writes comes after that. Raises what :meth:`write`
+        does.
+        """
+        office, session = self._office(), self._current_session()
+        if not office or self.log.length(session.author):
+            return None
+        return self._write(session, (), now_ms, encode_appointments(office))
+
+    @property
+    def shown(self) -> bytes:
+        """What peers are shown who might not know that this identity may read."""
+        office = self._office() or self.appointments
+        return encode_appointments(office) if office else self.capability
+
+    def _office(self) -> tuple[Appointment, ...]:
+        """By what this identity owns the document, or can from now on."""
+        rights, identity = self.log.rights, self._identity.public_key.data
+        if rights is None:
+            return ()
+        handed = self.appointments
+        if handed and rights.ownership.may_take_office(identity, handed):
+            return handed
+        return rights.ownership.appointed(identity)
+
+    def _write(
+        self,
+        session: SessionKey,
+        items: Sequence[tuple[Kind, bytes, tuple[bytes, ...]]],
+        now_ms: int,
+        appointments: bytes = b"",
+    ) -> Outcome:
+        entries = prepare(
+            self.log, session, self._identity, items, now_ms, self.capability, appointments
+        )
         identity = self._identity.public_key.data
         self._database.keep_own(entries, identity)
         outcome = self.log.commit(entries, identity, now_ms)
-        if len(outcome.admitted) > len(entries) or outcome.withdrawn:
+        if len(outcome.admitted) > len(entries) or outcome.withdrawn or outcome.has_other_owners:
             return self._kept(outcome)
         self._learn_keys(outcome)
         return outcome
@@ -307,7 +347,8 @@ class Replica:
     def _learn_keys(self, outcome: Outcome) -> None:
         if self.keyring is None:
             return
-        if outcome.withdrawn or outcome.forks or outcome.tombstones:
+        is_less = outcome.withdrawn or outcome.forks or outcome.tombstones
+        if is_less or outcome.has_other_owners:
             self.keyring = load_keyring(self.log, self._database, self._identity)
             return
         for entry in outcome.admitted:
@@ -322,9 +363,19 @@ class Replica:
     def _current_session(self) -> SessionKey:
         session = self._session
         feed = self.log.feeds.get(session.author) if session else None
-        if session is None or (feed is not None and (feed.fork is not None or feed.is_cut)):
+        is_over = feed is not None and (feed.fork is not None or feed.is_cut)
+        if session is None or is_over or (feed is not None and self._is_former(feed)):
             return self._begin_session()
         return session
+
+    def _is_former(self, feed: Feed) -> bool:
+        """Whether a session has begun without the appointment by which this identity owns the
+        document, or can.
+        """
+        rights, office = self.log.rights, self._office()
+        if rights is None or not feed.ids or not office:
+            return False
+        return rights.ownership.seat_of(feed.author, feed.identity) != office[-1].id
 
     def _begin_session(self) -> SessionKey:
         session = SessionKey.generate()
@@ -335,7 +386,7 @@ class Replica:
 
 def load_log(genesis: Genesis, database: DocumentDatabase, config: LogConfig | None = None) -> Log:
     """The log of what is kept. Raises StoreError."""
-    log = Log(genesis, database.entry, config, database.withdrawn_at)
+    log = Log(genesis, database.entry, config, database.withdrawn_at, database.entries_about_rights)
     log.restore(*database.load())
     if log.rights is not None:
         log.restore_rights(database.entries_about_rights())
@@ -344,7 +395,8 @@ def load_log(genesis: Genesis, database: DocumentDatabase, config: LogConfig | N
 
 def load_keyring(log: Log, database: DocumentDatabase, identity: Identity) -> Keyring:
     """The read keys that an identity has by what is kept. Raises StoreError."""
-    keyring = Keyring(log.genesis, identity)
+    ownership = log.rights.ownership if log.rights is not None else None
+    keyring = Keyring(log.genesis, identity, ownership)
     for entry, is_admitted in database.entries_about_keys():
         by = log.feeds[entry.header.author].identity
         keyring.learn(entry, by, is_admitted=is_admitted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from lattica.cli.crdt import check, documents, proofs, rights
+from lattica.cli.crdt import check, documents, owners, proofs, rights
 
 
 def register(app: typer.Typer) -> None:
@@ -12,6 +12,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Replicated documents, and proofs of them.", no_args_is_help=True)
     documents.register(group)
     rights.register(group)
+    owners.register(group)
     check.register(group)
     proofs.register(group)
     app.add_typer(group, name="crdt")

@@ -30,6 +30,7 @@ from lattica.cli.crdt.opening import (
     open_document,
     with_document,
 )
+from lattica.cli.crdt.owners import owner_json
 from lattica.cli.crdt.place_kind import PlaceKind
 from lattica.cli.crdt.proofs import clock_time, readable
 from lattica.cli.shared.common import run
@@ -77,21 +78,61 @@ def create_command(
             help="Only readers can read what is in it; others can be let keep it and pass it on.",
         ),
     ] = False,
+    owner: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--owner", metavar="PEER", help="An owner, instead of this peer; any number of times."
+        ),
+    ] = None,
+    recovery: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--recovery",
+            metavar="PEER",
+            help="The ID of a key (`lattica --identity FILE id`) that may appoint another owner "
+            "after one has contradicted itself; any number of times. Keep the key elsewhere.",
+        ),
+    ] = None,
+    needed: Annotated[
+        int, typer.Option("--needed", min=1, help="How many of these have to sign.")
+    ] = 1,
+    by_owners: Annotated[
+        int,
+        typer.Option(
+            "--by-owners", min=0, help="Or so many of the other owners; 0: they do not appoint."
+        ),
+    ] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a document that belongs to this peer, and print its ID. Others open it by that."""
+    """Make a document that belongs to this peer, and print its ID. Others open it by that.
+
+    An owner contradicts itself when a backup or a virtual machine of it is restored. Without
+    --recovery or --by-owners it goes on as another session; with it, it neither gives rights nor
+    takes any back until `appoint` has put an owner in its place.
+    """
     config = offline(ctx)
-    daemon = node_for(ctx, config, sealed)
+    daemon = node_for(ctx, config, sealed, owner, recovery, by_owners)
     if daemon is not None:
         create_by(daemon, name, mode.value, as_json)
         return
 
     async def work(config: NodeConfig) -> None:
-        from lattica.crdt.entries.genesis import Mode
+        from lattica.crdt.entries.genesis import Mode, Recovery
+        from lattica.crdt.keys.identities import identity_key
         from lattica.node import Node
 
         async with Node(config) as node:
-            made = await node.store.create(name, mode=Mode[mode.name], is_sealed=sealed)
+            keys = tuple(sorted(set(map(identity_key, recovery or ()))))
+            recovered = None
+            if keys or by_owners:
+                recovered = Recovery(needed if keys else 0, keys, by_owners)
+            made = await node.store.create(
+                name,
+                mode=Mode[mode.name],
+                owners=owner,
+                recovery=recovered,
+                is_sealed=sealed,
+            )
             if as_json:
                 made_as = {"document": made.id, "name": made.name, "mode": mode.value}
                 say_json({**made_as, "sealed": sealed})
@@ -307,9 +348,11 @@ async def _replicate(
 def _changed(
     opened: SharedDocument, change: DocumentChange, prefix: str
 ) -> Iterator[dict[str, object]]:
-    from lattica.crdt.store.changes import PresenceChange, Rebuilt
+    from lattica.crdt.store.changes import OwnersChange, PresenceChange, Rebuilt
 
-    if isinstance(change, Rebuilt):
+    if isinstance(change, OwnersChange):
+        yield {"event": "owners", "owners": [owner_json(each) for each in opened.owners()]}
+    elif isinstance(change, Rebuilt):
         for name, value in opened.registers.items():
             if name.startswith(prefix):
                 yield {
@@ -338,6 +381,8 @@ def _changed(
 
 
 def _line(event: dict[str, object]) -> str:
+    if event["event"] == "owners":
+        return f"owners: {json.dumps(event['owners'])}"
     if event["event"] == "presence":
         return (
             f"{event['peer']} {'here' if event['here'] else 'gone'}: {json.dumps(event['value'])}"

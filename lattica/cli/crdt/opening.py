@@ -62,6 +62,7 @@ def with_document(
     wait: float = 0.0,
     before: bool = False,
     after: bool = False,
+    capability: Path | None = None,
 ) -> tuple[object, ...]:
     """Do something with a document, in step with peers before or after it, if any are named.
 
@@ -72,7 +73,7 @@ def with_document(
         from lattica.node import Node
 
         async with Node(config) as node:
-            opened = await open_document(node, document, None, wait)
+            opened = await open_document(node, document, capability, wait)
             if before and config.bootstrap:
                 await _try_synced(opened, wait)
             work(opened)
@@ -87,7 +88,7 @@ async def open_document(
     node: Node, document: str, capability: Path | None, wait: float
 ) -> SharedDocument:
     """Open a document by ID or name, with a capability from a file."""
-    shown = None if capability is None else _read(capability)
+    shown = None if capability is None else read_file(capability)
     return await node.store.open(document, capability=shown, timeout=wait)
 
 
@@ -98,7 +99,8 @@ async def _try_synced(opened: SharedDocument, wait: float) -> None:
         say(f"as it is here: {error}", err=True)
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """What is in a file that was handed over. Raises ConfigError."""
     from lattica.nat.base.errors import ConfigError
 
     try:
@@ -106,3 +108,13 @@ def _read(path: Path) -> bytes:
             return file.read(64 * 1024)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write what is to be handed over. Raises ConfigError."""
+    from lattica.nat.base.errors import ConfigError
+
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from None

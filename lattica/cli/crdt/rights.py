@@ -17,6 +17,7 @@ from lattica.cli.crdt.opening import (
     offline,
     online,
     with_document,
+    write_file,
 )
 from lattica.cli.crdt.proofs import clock_time
 from lattica.cli.shared.options import ConnectOption, RelayOption, named_path
@@ -81,7 +82,7 @@ def grant_command(
 
         capability = opened.grant(peer, Level[level.name], prefix=prefix, lasts=lasts, depth=depth)
         if out is not None:
-            _write(out, capability)
+            write_file(out, capability)
         if as_json:
             say_json({"peer": peer, "level": level.value, "capability": capability.hex()})
 
@@ -192,12 +193,3 @@ def rotate_key_command(
 
     config = only_alone(ctx, online(ctx, None, connect, relay))
     with_document(config, document, rotate, wait=wait, before=True, after=True)
-
-
-def _write(path: Path, data: bytes) -> None:
-    from lattica.nat.base.errors import ConfigError
-
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from None

@@ -9,7 +9,6 @@ from typing import Final
 
 import trio
 
-from lattica.crdt.keys.identities import peer_of
 from lattica.crdt.store.shared_document import SharedDocument
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.peer_id import PeerId
@@ -27,7 +26,7 @@ def members_of(documents: Iterable[SharedDocument], now_ms: int) -> frozenset[Pe
     """
     found: set[PeerId] = set()
     for document in documents:
-        found.update(map(peer_of, document.genesis.owners))
+        found.update(owner.peer for owner in document.owners())
         with suppress(LocalProtocolError):  # it knows no rights
             found.update(
                 right.peer

@@ -17,7 +17,7 @@ from lattica.facades.threads.iterators import BlockingSubscription, EventsCore
 if TYPE_CHECKING:
     from lattica.crdt.access.capability import Level
     from lattica.crdt.base.canonical import Plain
-    from lattica.crdt.document import Right, SealedKey
+    from lattica.crdt.document import Owner, OwnerAppointment, Right, SealedKey
     from lattica.crdt.entries.genesis import Genesis, Limits, Mode, Recovery
     from lattica.crdt.entries.header import Kind
     from lattica.crdt.proofs.query import Query
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lattica.crdt.types.cell import Sibling
     from lattica.crdt.types.payloads import Write
     from lattica.crdt.types.state import Change, Holder
-    from lattica.nat.base.keys.identity import PeerId
+    from lattica.nat.base.keys.identity import Identity, PeerId
     from lattica.node import Node
 
 T = TypeVar("T")
@@ -208,6 +208,36 @@ class BlockingDocument(Closable):
     def present(self, capability: bytes) -> None:
         """Use a capability that was handed over; see :meth:`Document.present`."""
         self._run(lambda: self._document.present(capability))
+
+    def owners(self) -> Sequence[Owner]:
+        """Who owns the document; see :meth:`Document.owners`."""
+        return self._run(self._document.owners)
+
+    def appoint(
+        self,
+        successor: PeerId | str | bytes,
+        *,
+        instead_of: PeerId | str | bytes | None = None,
+        by: Identity | None = None,
+    ) -> bytes:
+        """Appoint an owner in the place of one who has contradicted himself; see
+        :meth:`Document.appoint`.
+        """
+        return self._run(lambda: self._document.appoint(successor, instead_of=instead_of, by=by))
+
+    def sign_appointment(self, appointment: bytes, *, by: Identity | None = None) -> bytes:
+        """An appointment with one signature more; see :meth:`Document.sign_appointment`."""
+        return self._run(lambda: self._document.sign_appointment(appointment, by=by))
+
+    def read_appointment(self, appointment: bytes) -> OwnerAppointment:
+        """What an appointment says; see :meth:`Document.read_appointment`."""
+        return self._run(lambda: self._document.read_appointment(appointment))
+
+    def take_office(self) -> None:
+        """Own the document by an appointment that was presented; see
+        :meth:`Document.take_office`.
+        """
+        self._run(self._document.take_office)
 
     def peer_of(self, author: bytes) -> PeerId | None:
         """Whose session key this is; None if nothing by it is here."""

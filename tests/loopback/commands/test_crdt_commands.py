@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from lattica.crdt.entries.fork import find_fork
+from lattica.crdt.entries.writing import sign_entry
+from lattica.crdt.log.disk.database import DocumentDatabase
+from lattica.crdt.log.disk.schema import read_genesis
+from lattica.nat.base.keys.identity import Identity
 from tests.loopback.commands.commands import LATTICA, LISTEN, TIMEOUT, environment, running
 
 
@@ -97,3 +103,48 @@ def test_a_sealed_document_is_kept_by_one_who_cannot_read_it(tmp_path: Path) -> 
     checked = crdt(keeper, "check", str(file), "--json")
     assert (checked["problems"], checked["unread"], checked["root"]) == ([], 1, None)
     assert b"nobody else" not in file.read_bytes()
+
+
+def test_another_owner_is_appointed_and_accepts(tmp_path: Path) -> None:
+    owner, new, key = tmp_path / "owner", tmp_path / "new", tmp_path / "key"
+    recovery, other = Identity.load_or_create(key), Identity.load_or_create(tmp_path / "other")
+    made = crdt(
+        owner,
+        *("create", "models", "--recovery", str(recovery.peer_id)),
+        *("--recovery", str(other.peer_id), "--needed", "2", "--json"),
+    )
+    document = made["document"]
+    crdt(owner, "set", "models", "a", "1", "--json")
+    assert crdt(owner, "owners", "models", "--json")["frozen"] is False
+    half, whole = str(tmp_path / "half"), str(tmp_path / "whole")
+    with running(new, "crdt", "watch", "scratch", "--listen", LISTEN) as first:
+        peer = first.said("ready")["peer_id"]
+    appoint = ("appoint", "models", peer, "--key", str(key), "-o", half, "--json")
+    assert "nobody is appointed" in crdt(owner, *appoint, code=1)
+    (file,) = owner.rglob(f"{document}.sqlite3")
+    contradict(file)
+    assert crdt(owner, "owners", "models", "--json")["frozen"] is True
+    assert "appoint" in crdt(owner, "grant", "models", peer, code=1)
+    assert crdt(owner, *appoint)["enough"] is False
+    sign = ("sign-appointment", "models", half, "--key", str(tmp_path / "other"), "-o", whole)
+    assert crdt(owner, *sign, "--json")["enough"] is True
+    with running(owner, "crdt", "open", "models", "--listen", LISTEN) as serving:
+        at = ("--connect", serving.said("ready")["addrs"][0], "--wait", "30")
+        accepted = crdt(new, "accept", document, whole, *at, "--json")
+        assert (accepted["peer"], accepted["frozen"]) == (peer, False)
+    assert crdt(owner, "owners", "models", "--json")["peer"] == peer
+
+
+def contradict(path: Path) -> None:
+    """Have the file's session write another second entry, as a restored machine does."""
+    genesis = read_genesis(path)
+    with closing(DocumentDatabase(path, genesis)) as database:
+        database.load()
+        session = database.session()
+        assert session is not None
+        entry = database.entry(session.author, 1)
+        header = entry.header
+        other = sign_entry(session, genesis.doc_id, 1, header.prev_id, header.hlc, 1, b"\xc0")
+        proof = find_fork(entry, other)
+        assert proof is not None
+        database.keep([], {}, [proof])

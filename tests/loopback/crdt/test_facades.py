@@ -8,13 +8,17 @@ import threading
 import pytest
 
 from lattica import AsyncLattica, Lattica
+from lattica.crdt.entries.chain import encode_chain
+from lattica.crdt.entries.genesis import Recovery
 from lattica.crdt.entries.header import Kind
+from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.store.shared_document import SharedDocument
 from lattica.crdt.types.state import Change
 from lattica.crdt.uses.membership import Membership
 from lattica.crdt.uses.model_registry import ModelRegistry
 from lattica.crdt.uses.work_queue import Task, WorkQueue
-from lattica.errors import LocalProtocolError
+from lattica.errors import AccessDeniedError, LocalProtocolError
+from lattica.nat.base.keys.identity import Identity
 from tests.support.nets.nets import node_config
 
 
@@ -68,6 +72,47 @@ def test_threads_and_asyncio_share_a_document():
         assert not waiting.is_alive()
         with pytest.raises(LocalProtocolError):
             document.synced(timeout=1)
+
+
+def test_owners_are_appointed_by_threads_and_in_asyncio():
+    key = Identity.generate()
+    recovery = Recovery(1, (key.public_key.data,))
+
+    def contradict(each: SharedDocument) -> None:
+        session, last = each._replica._session, each._replica.database.entry(each.author, 1)
+        assert session is not None
+        header = last.header
+        other = sign_entry(session, header.doc_id, 1, header.prev_id, header.hlc, 1, b"\xc0")
+        each.receive(encode_chain([other], with_prev=True), "peer")
+
+    with Lattica(node_config()) as node:
+        document = node.documents.create("models", recovery=recovery)
+        document.registers["a"] = 1
+        document.call(contradict)
+        assert document.owners()[0].is_frozen
+        with pytest.raises(AccessDeniedError, match="contradicted itself"):
+            document.grant(key.peer_id)
+        made = document.appoint(node.peer_id, by=key)
+        assert document.sign_appointment(made, by=key) == made
+        assert document.read_appointment(made).is_enough
+        document.present(made)
+        document.take_office()
+        assert not document.owners()[0].is_frozen
+        document.grant(key.peer_id)
+
+    async def work() -> None:
+        async with AsyncLattica(node_config()) as node:
+            document = await node.documents.create("models", recovery=recovery)
+            await document.registers.set("a", 1)
+            await document.call(contradict)
+            made = await document.appoint(node.peer_id, by=key)
+            assert await document.sign_appointment(made, by=key) == made
+            assert (await document.read_appointment(made)).is_enough
+            await document.present(made)
+            await document.take_office()
+            assert not (await document.owners())[0].is_frozen
+
+    asyncio.run(work())
 
 
 def test_the_uses_work_on_a_document_of_threads():

@@ -11,7 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
+from lattica.crdt.access.appointment import decode_appointments
 from lattica.crdt.access.capability import decode_capability
+from lattica.crdt.access.ownership import Ownership
 from lattica.crdt.access.revocation import decode_revocation
 from lattica.crdt.base.canonical import decode, encode
 from lattica.crdt.compaction.snapshot import read_snapshot
@@ -234,6 +236,36 @@ def test_capabilities_are_signed_link_by_link_and_say_what_they_allow():
     revocation = decode_revocation(bytes.fromhex(rights["revocation"]))
     assert revocation.link.hex() == rights["links"][0]
     assert revocation.last == ((AUTHOR, 7, bytes(range(32))),)
+
+
+def test_an_appointment_is_signed_and_has_its_successor_own_the_document():
+    recovery, genesis = VECTORS["recovery"], VECTORS["genesis"][1]
+    doc_id = bytes.fromhex(genesis["doc_id"])
+    data = bytes.fromhex(recovery["appointment"])
+    ((body, ((key, signature),)),) = msgpack.unpackb(data)
+    assert key.hex() == recovery["key"]["public"]
+    Ed25519PublicKey.from_public_bytes(key).verify(
+        signature, b"lattica/crdt/appointment/v1\0" + body
+    )
+    assert hashlib.sha256(b"lattica/crdt/appointment-id/v1\0" + body).hexdigest() == recovery["id"]
+    version, of, parent, former, successor, (session, certified), last, until, _ = msgpack.unpackb(
+        body
+    )
+    assert (version, of, parent) == (1, doc_id, None)
+    assert former.hex() == VECTORS["identity"]["public"]
+    Ed25519PublicKey.from_public_bytes(former).verify(
+        certified, b"lattica/crdt/session/v1\0" + doc_id + session
+    )
+    first = decode_header(bytes.fromhex(recovery["first entry"]["header"]))
+    assert (last, until) == ([[session, 0, first.id]], first.hlc)
+    certificate, author = (bytes.fromhex(recovery["certificate"][k]) for k in ("encoded", "author"))
+    shown = decode_certificate(certificate, doc_id, author)
+    assert (shown.identity, shown.appointments) == (successor, data)
+    owned = decode_genesis(bytes.fromhex(genesis["encoded"]), doc_id)
+    given = decode_appointments(data, owned)
+    fork = decode_fork(bytes.fromhex(recovery["fork"]), doc_id)
+    assert Ownership(owned, fork.author.__eq__).may_take_office(successor, given)
+    assert not Ownership(owned).may_take_office(successor, given)
 
 
 def test_hellos_show_that_both_know_the_document():

@@ -15,13 +15,19 @@ from trio.testing import wait_all_tasks_blocked
 from lattica.crdt.access.capability import Level
 from lattica.crdt.config import StoreConfig
 from lattica.crdt.entries.chain import encode_chain
-from lattica.crdt.entries.genesis import Mode
+from lattica.crdt.entries.genesis import Mode, Recovery
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.keys.session import SessionKey
 from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.log.errors import StoreFullError
-from lattica.crdt.store.changes import MAX_PLACES, ChangeStream, PresenceChange, Rebuilt
+from lattica.crdt.store.changes import (
+    MAX_PLACES,
+    ChangeStream,
+    OwnersChange,
+    PresenceChange,
+    Rebuilt,
+)
 from lattica.crdt.store.shared_document import SharedDocument
 from lattica.crdt.store.store import Store
 from lattica.crdt.sync.presence import PresenceTable, sign_presence
@@ -507,6 +513,39 @@ async def test_an_owners_node_gives_the_read_key_to_whom_others_have_let_in(
             while "b" not in third.registers:
                 await anext(changes)
         assert third.can_read
+
+
+async def test_an_owner_who_has_forked_is_told_of_and_so_is_who_takes_its_place(
+    tmp_path, autojump_clock, caplog
+):
+    key = Identity(bytes(32))
+    async with stores(tmp_path) as net:
+        owner, reader = net.store(), net.store()
+        recovery = Recovery(1, (key.public_key.data,))
+        first = await owner.create("models", recovery=recovery)
+        first.grant(host_of(reader).peer_id)
+        first.registers["b"] = 1
+        entry = first._replica.database.entry(first.author, 2)
+        await host_of(reader).connect(host_of(owner).peer_id)
+        second = await reader.open(first.id)
+        await second.synced()
+        session = first._replica._session
+        assert session is not None
+        contradiction = sign_entry(
+            session, first.genesis.doc_id, 2, entry.header.prev_id, entry.header.hlc, 1, b"\xc0"
+        )
+        with second.changes() as changes:
+            first.receive(encode_chain([contradiction], with_prev=True), "peer")
+            while await anext(changes) != OwnersChange():
+                pass
+        assert second.owners()[0].is_frozen
+        assert "has contradicted itself" in caplog.text
+        appointment = first.appoint(host_of(owner).peer_id, by=key)
+        with second.changes() as changes:
+            first.present(appointment)
+            while await anext(changes) != OwnersChange():
+                pass
+        assert not second.owners()[0].is_frozen
 
 
 async def test_who_has_a_right_that_its_givers_fork_takes_away_is_told_nothing_more(
