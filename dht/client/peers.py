@@ -11,7 +11,7 @@ from heapq import nsmallest
 import trio
 
 from lattica.dht.client.questions import Questions
-from lattica.dht.client.region import widen
+from lattica.dht.client.region import Region
 from lattica.dht.client.ties import Ties
 from lattica.dht.client.told import host_of, judged
 from lattica.dht.config import PROTOCOL, DhtConfig
@@ -216,25 +216,30 @@ class Peers:
                 on_answer(lookup, contact, answers)
 
         async def question(contact: Contact) -> Sequence[Contact] | None:
+            if contact.key in region.asked:
+                return await self.nearer(contact, request.key)
+            region.asked.add(contact.key)
             answers = await ask(contact)
             if answers is None:
+                region.asked.discard(contact.key)
                 return None
             heard(lookup, contact, answers)
             return answers[0].closer
 
         lookup = self._new_lookup(target, seeds, is_patient=is_drawn or is_patient, at_once=at_once)
-        await self._run(lookup, question)
-        if lookup.is_stopped:
-            return lookup
-        nearest = [contact.key for contact in lookup.nearest()]
-        is_full = len(nearest) == self.config.lookup.count
-        is_crowded = is_full and self.sizes.is_crowded(target, nearest)
-        self.sizes.learned(target, nearest, is_drawn=is_drawn)
-        if is_crowded:
+        is_only_near = request.type is MessageType.FIND_NODE and talk is None
+        async with trio.open_nursery() as nursery:
+            region = Region(self, lookup, ask, None if is_only_near else heard, nursery)
+            await self._run(lookup, question, region.look)
+            if lookup.is_stopped:
+                nursery.cancel_scope.cancel()
+            else:
+                nearest = [contact.key for contact in lookup.nearest()]
+                self.sizes.learned(target, nearest, is_drawn=is_drawn)
+        if region.is_crowded:
             self.crowded += 1
             logger.debug("dht: peers are nearer to %x than chance has it", target >> 192)
-            is_only_near = request.type is MessageType.FIND_NODE and talk is None
-            await widen(self, lookup, ask, None if is_only_near else heard)
+            region.add_heard()
         return lookup
 
     async def walk(
@@ -276,7 +281,9 @@ class Peers:
             at_once=at_once,
         )
 
-    async def _run(self, lookup: Lookup, question: Question) -> None:
+    async def _run(
+        self, lookup: Lookup, question: Question, answered: Callable[[], object] = lambda: None
+    ) -> None:
         wake = trio.Event()
 
         async def one(contact: Contact) -> None:
@@ -285,6 +292,7 @@ class Peers:
                 lookup.failed(contact.key)
             else:
                 lookup.answered(contact.key, closer, trio.current_time())
+                answered()
             wake.set()
 
         async with trio.open_nursery() as nursery:
@@ -305,6 +313,11 @@ class Peers:
         contact = lookup.contact(key)
         if contact is not None:
             self.blame(contact.peer_id, times)
+
+    async def nearer(self, contact: Contact, raw: bytes) -> Sequence[Contact] | None:
+        """Whom a peer knows that are nearer to a key; None: it has not answered."""
+        answers = await self.ask(contact, Request(MessageType.FIND_NODE, raw))
+        return None if answers is None or answers[0] is None else answers[0].closer
 
     async def ask_on(
         self,

@@ -64,66 +64,67 @@ class Lookups:
         `on_done` is called at its end.
         """
 
-        def walked(lookup: Lookup) -> None:
-            if lookup.is_stopped:
-                on_done(lookup)
+        count = self.network.lookup_config.count
+        parts: list[int] = []
+        """Of the region, as far as they are looked into."""
+        open_ = 1
+
+        def ended(lookup: Lookup) -> None:
+            nonlocal open_
+            open_ -= 1
+            if open_:
                 return
-            keys = [contact.key for contact in lookup.nearest()]
-            is_full = len(keys) == self.network.lookup_config.count
-            is_crowded = is_full and node.sizes.is_crowded(target, keys)
-            node.sizes.learned(target, keys, is_drawn=drawn)
-            if is_crowded:
+            if parts and not lookup.is_stopped:
                 self.crowded += 1
-                self._widen(node, lookup, question, on_answer, on_done)
-            else:
-                on_done(lookup)
+                lookup.widen(here(lookup.heard()))
+            on_done(lookup)
 
-        known = [*seeds, *node.table.closest(target, self.network.lookup_config.count)]
-        return self._walk(
-            node, target, known, question, on_answer, walked, is_patient=drawn or patient
-        )
+        def walked(lookup: Lookup) -> None:
+            if not lookup.is_stopped:
+                keys = [contact.key for contact in lookup.nearest()]
+                node.sizes.learned(target, keys, is_drawn=drawn)
+            ended(lookup)
 
-    def _widen(
-        self,
-        node: SimNode,
-        lookup: Lookup,
-        question: QuestionTo,
-        on_answer: OnAnswer | None,
-        on_done: Callable[[Lookup], None],
-    ) -> None:
-        target = lookup.target
-        prefixes = node.sizes.region(target, [contact.key for contact in lookup.nearest()])
-        left = len(prefixes)
+        def look(lookup: Lookup) -> None:
+            nonlocal open_
+            keys = [contact.key for contact in lookup.nearest()]
+            if lookup.is_stopped or len(keys) < count or not node.sizes.is_crowded(target, keys):
+                return
+            wanted = node.sizes.region(target, keys)
+            new = [prefix for prefix in wanted if not parts or prefix > parts[-1]]
+            parts.extend(new)
+            open_ += len(new)
+            for prefix in new:
+                near = random_key(target, prefix, self.network.rng)
+                seeds = [*lookup.heard(), *node.table.closest(near, count)]
+                self._walk(
+                    node,
+                    near,
+                    seeds,
+                    question,
+                    heard,
+                    widened,
+                    group_limit=REGION_GROUP_LIMIT,
+                    is_patient=True,
+                )
 
         def here(contacts: Iterable[Contact]) -> Iterator[Contact]:
-            return (c for c in contacts if common_prefix(c.key, target) >= prefixes[0])
-
-        lookup.widen(here(lookup.heard()))
-
-        def walked(part: Lookup) -> None:
-            nonlocal left
-            lookup.widen(here(part.heard()))
-            left -= 1
-            if not left:
-                on_done(lookup)
+            return (c for c in contacts if common_prefix(c.key, target) >= parts[0])
 
         def heard(_: Lookup, contact: Contact, answer: Answer) -> None:
-            if on_answer is not None:
+            if on_answer is not None and not lookup.is_stopped:
                 on_answer(lookup, contact, answer)
 
-        for prefix in prefixes:
-            near = random_key(target, prefix, self.network.rng)
-            seeds = [*lookup.heard(), *node.table.closest(near, self.network.lookup_config.count)]
-            self._walk(
-                node,
-                near,
-                seeds,
-                question,
-                heard,
-                walked,
-                group_limit=REGION_GROUP_LIMIT,
-                is_patient=True,
-            )
+        def widened(part: Lookup) -> None:
+            lookup.widen(here(part.heard()))
+            ended(lookup)
+
+        known = [*seeds, *node.table.closest(target, count)]
+        is_patient = drawn or patient
+        lookup = self._walk(
+            node, target, known, question, on_answer, walked, look, is_patient=is_patient
+        )
+        return lookup
 
     def _walk(
         self,
@@ -133,6 +134,7 @@ class Lookups:
         question: QuestionTo,
         on_answer: OnAnswer | None,
         on_done: Callable[[Lookup], None],
+        on_answered: Callable[[Lookup], None] = lambda _: None,
         *,
         group_limit: int | None = None,
         is_patient: bool = False,
@@ -179,6 +181,8 @@ class Lookups:
                     if on_answer is not None and not is_done:
                         on_answer(lookup, contact, said)
                     lookup.answered(contact.key, said.closer, network.now)
+                    if not is_done:
+                        on_answered(lookup)
                 go_on()
 
             def give_up() -> None:

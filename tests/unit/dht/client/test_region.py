@@ -123,6 +123,28 @@ async def test_a_record_is_stored_and_found_behind_the_sybils(autojump_clock, sy
     assert other.crowded <= 1
 
 
+async def test_the_region_is_looked_into_while_the_nearest_still_answer(autojump_clock):
+    """It was begun when the last of the nearest had answered: two walks, one after the other."""
+    net = AttackedNet(40)
+    peers = await looked_around(net)
+    nearest = min(net.sybils[:20], key=lambda sybil: sybil.key ^ TARGET)
+    answered: dict[int, float] = {}
+
+    async def ask(peer: Contact, *requests: Request) -> list[Response | None]:
+        if peer == nearest:
+            await trio.sleep(0.9)
+        answers = await net.ask(peer, *requests)
+        answered.setdefault(peer.key, trio.current_time())
+        return answers
+
+    peers.ask = ask  # type: ignore[method-assign, assignment]
+    lookup = await peers.look_up(TARGET, Request(MessageType.GET_PROVIDERS, KEY))
+    found = {contact.key for contact in lookup.closest()}
+    honest = set(net.net.nearest(TARGET, 20))
+    assert honest | {nearest.key} <= found
+    assert all(answered[key] < answered[nearest.key] for key in honest)
+
+
 async def test_what_a_wide_lookup_finds_is_in_the_region_and_all_are_asked(autojump_clock):
     net = AttackedNet(40)
     peers = await looked_around(net)
