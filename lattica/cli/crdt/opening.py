@@ -62,7 +62,6 @@ def with_document(
     wait: float = 0.0,
     before: bool = False,
     after: bool = False,
-    capability: Path | None = None,
 ) -> tuple[object, ...]:
     """Do something with a document, in step with peers before or after it, if any are named.
 
@@ -73,7 +72,7 @@ def with_document(
         from lattica.node import Node
 
         async with Node(config) as node:
-            opened = await open_document(node, document, capability, wait)
+            opened = await open_document(node, document, None, wait)
             if before and config.bootstrap:
                 await _try_synced(opened, wait)
             work(opened)

@@ -15,10 +15,12 @@ from lattica.cli.crdt.opening import (
     WaitOption,
     offline,
     online,
+    open_document,
     read_file,
     with_document,
     write_file,
 )
+from lattica.cli.shared.common import run
 from lattica.cli.shared.options import ConnectOption, RelayOption, named_path
 from lattica.cli.shared.terminal import say, say_json
 
@@ -156,25 +158,33 @@ def accept_command(
     relay: RelayOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Own a document by an appointment of this peer that enough have signed."""
+    """Own a document by an appointment of this peer that enough have signed.
 
-    def accept(opened: SharedDocument) -> None:
-        from lattica.errors import AccessDeniedError
-
-        said = opened.read_appointment(read_file(appointment))
-        opened.take_office()
-        own = next((each for each in opened.owners() if each.peer == said.successor), None)
-        if own is None:
-            raise AccessDeniedError(
-                "this peer does not own the document yet: too few have signed its appointment, or "
-                "nothing is known here of the contradiction that it is because of (--connect)"
-            )
-        say_json(owner_json(own)) if as_json else say(f"{own.peer} owns {opened.id}")
-
+    Peers hear of it while this peer has the document open (`open`, `watch`).
+    """
     config = only_alone(ctx, online(ctx, None, connect, relay))
-    with_document(
-        config, document, accept, wait=wait, before=True, after=True, capability=appointment
-    )
+
+    async def work() -> None:
+        import trio
+
+        from lattica.errors import AccessDeniedError
+        from lattica.node import Node
+
+        async with Node(config) as node:
+            opened = await open_document(node, document, appointment, wait)
+            with opened.changes() as changes, trio.move_on_after(wait if config.bootstrap else 0):
+                while node.peer_id not in [each.peer for each in opened.owners()]:
+                    await anext(changes)
+            own = [each for each in opened.owners() if each.peer == node.peer_id]
+            if not own:
+                raise AccessDeniedError(
+                    "this peer does not own the document yet: too few have signed its "
+                    "appointment, or nothing is known here of the contradiction that it is "
+                    "because of (--connect)"
+                )
+            say_json(owner_json(own[0])) if as_json else say(f"{own[0].peer} owns {opened.id}")
+
+    run(work)
 
 
 def _say(opened: SharedDocument, appointment: bytes, *, as_json: bool) -> None:

@@ -132,7 +132,7 @@ def test_another_owner_is_appointed_and_accepts(tmp_path: Path) -> None:
         at = ("--connect", serving.said("ready")["addrs"][0], "--wait", "30")
         accepted = crdt(new, "accept", document, whole, *at, "--json")
         assert (accepted["peer"], accepted["frozen"]) == (peer, False)
-    assert crdt(owner, "owners", "models", "--json")["peer"] == peer
+    assert crdt(new, "owners", document, "--json")["instead_of"] is not None
 
 
 def contradict(path: Path) -> None:
