@@ -145,27 +145,22 @@ async def _serve(
 ) -> None:
     import signal
 
-    import trio
-
-    from lattica.cli.shared.stopping import ended_by_alarm
+    from lattica.cli.shared.stopping import receive_signals
     from lattica.daemon.relay.server import RelayServer
 
-    # Entered first: a signal that arrives while the node starts is not lost.
+    relay = RelayServer(config, load)
+    # Before it starts: no signal is lost while it does, and peers may connect.
     with (
-        ended_by_alarm() as end_soon,
-        trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals,
+        receive_signals(signal.SIGHUP, drain=lambda: relay.config.relay.drain) as signals,
+        relay.node.events() as events,
     ):
-        relay = RelayServer(config, load)
-        # Subscribed before it starts: peers may connect while it does.
-        with relay.node.events() as events:
-            await _run(relay, events, signals, end_soon, output)
+        await _run(relay, events, signals, output)
 
 
 async def _run(
     relay: RelayServer,
     events: EventStream,
     signals: AsyncIterator[int],
-    end_soon: Callable[[], None],
     output: EventOutput | None,
 ) -> None:
     import trio
@@ -179,7 +174,6 @@ async def _run(
         else:
             _introduce(node)
         await relay.follow(signals)
-        end_soon()
         nursery.cancel_scope.cancel()
 
 

@@ -10,19 +10,23 @@ import pytest
 
 PROGRAM = """
 import os, signal, sys
-import trio
+import trio, trio.testing
 from lattica.cli.shared import stopping
 
-async def main(waits):
-    stopping.GRACE = 0.2 if waits else 100.0
+async def main(does):
+    ends = does == "ends"
+    stopping.GRACE = 100.0 if ends else 0.2
     async with stopping.stopped_by_signals() as stop:
-        with trio.CancelScope(shield=True) as end:
+        with trio.CancelScope(shield=True):
+            if does == "waits for itself":
+                stop.nursery.cancel_scope.cancel()  # and whoever reads the signals with it
+                await trio.testing.wait_all_tasks_blocked()
             os.kill(os.getpid(), signal.SIGTERM)
-            while stop.signal is None or waits:
+            while stop.signal is None or not ends:
                 await trio.sleep(0.01)
     print(stop.signal, signal.getitimer(signal.ITIMER_REAL))
 
-trio.run(main, sys.argv[1] == "waits")
+trio.run(main, sys.argv[1])
 """
 
 
@@ -31,6 +35,7 @@ trio.run(main, sys.argv[1] == "waits")
     [
         ("ends", 0, f"{signal.SIGTERM.value} (0.0, 0.0)"),
         ("waits", -signal.SIGALRM, ""),
+        ("waits for itself", -signal.SIGALRM, ""),
     ],
 )
 def test_a_command_ends_by_itself_or_by_force(does: str, code: int, says: str) -> None:
@@ -60,6 +65,7 @@ config = load_config(overrides={
     "listen": ["/ip4/127.0.0.1/tcp/0"],
     "nat.relay_server.enabled": True,
     "nat.relay_server.access": "everyone",
+    "relay.drain": 0.2,
 })
 trio.run(_serve, config, lambda: config, None)
 """
