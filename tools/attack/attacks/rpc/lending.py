@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 import struct
+import threading
 from array import array
 from contextlib import suppress
+from functools import partial
 from itertools import count
 
 import msgpack
@@ -96,13 +99,12 @@ class _Lingering:
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 600))
 
     async def put_into(self, sock: trio.socket.SocketType, message: bytes) -> None:
-        with self.sock:
+        try:
             rights = array("i", [self.sock.fileno()])
-            try:
-                await sock.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
-            except OSError:
-                self._other.close()  # or this process waits
-                raise
+            await sock.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        finally:  # in a thread, as this may be the last one after all
+            close = partial(os.close, self.sock.detach())
+            threading.Thread(target=close, daemon=True).start()
 
 
 async def _offers(victim: Victim) -> None:
