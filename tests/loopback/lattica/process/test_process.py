@@ -102,9 +102,11 @@ def test_streams_pass_in_both_directions(pair: tuple[Lattica, Lattica, PeerId]) 
         other.open_stream(ours.peer_id, "/echo/2").receive_some(timeout=PATIENCE)
     with pytest.raises(LocalProtocolError, match="is served by"):
         ours.handle("/ipfs/ping/1.0.0", echo)
-    other.handle("/silent/1", lambda _: time.sleep(0.3))
+    waited = threading.Event()
+    other.handle("/silent/1", lambda _: waited.wait(PATIENCE))
     with pytest.raises(TimeoutError):
         ours.open_stream(peer, "/silent/1").receive_some(timeout=0.05)
+    waited.set()
 
 
 def test_a_handler_that_is_named_runs_in_the_nodes_process(
