@@ -158,6 +158,8 @@ class ProcessLattica(Lattica):
     def unhandle(self, protocol: str) -> None:
         if protocol not in self._there:
             super().unhandle(protocol)
+            program = self._program
+            self._bridge.call(lambda: program.ask("settle"))  # until it is served no more
         else:
             self._there.discard(protocol)
             call(self, "unhandle", (protocol,), {})
