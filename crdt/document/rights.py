@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,19 @@ class Right:
     """Milliseconds since 1970; None: it does not end."""
     given_by: PeerId
     is_revoked: bool
+
+
+def _place(right: Right) -> tuple[object, ...]:
+    """Where a right stands in their list, wherever it is made."""
+    expires = math.inf if right.expires is None else right.expires
+    return (
+        str(right.peer),
+        -right.level,
+        right.prefix,
+        right.is_revoked,
+        -expires,
+        str(right.given_by),
+    )
 
 
 class DocumentRights:
@@ -126,7 +140,7 @@ class DocumentRights:
                 )
                 for capability, stands in held
             ]
-            found.sort(key=lambda each: (str(each.peer), -each.level, each.prefix))
+            found.sort(key=_place)
             self._held, self._given = held, tuple(found)
         return self._given
 

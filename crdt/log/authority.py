@@ -71,11 +71,13 @@ class Authority:
     def note_fork(self, feed: Feed) -> None:
         """An author contradicts himself, or more of what he wrote before that is here."""
         rights = self.rights
-        if rights is None or not self._genesis.can_be_recovered or not feed.ids:
+        if rights is None or not self._genesis.can_be_recovered:
             return
-        if rights.ownership.seat_of(feed.author, feed.identity) is not None:
+        if feed.author not in self._forked:
+            if not feed.ids or rights.ownership.seat_of(feed.author, feed.identity) is None:
+                return
             self._forked.add(feed.author)
-            self.is_stale = True
+        self.is_stale = True  # if he did so from the first entry on, he has frozen nobody
 
     def forget(self, entry_ids: Iterable[bytes]) -> None:
         """Take back what entries said that are not admitted any more."""

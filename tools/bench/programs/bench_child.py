@@ -158,7 +158,7 @@ def run(main: Callable[[Child, Job], object]) -> NoReturn:
 
 
 class Rate:
-    """Counts what was done in a fixed time: `while rate.running(): …; rate.count += 1`."""
+    """Counts what was done in a fixed time, or once: `while rate.running(): …; rate.count += 1`."""
 
     def __init__(self, seconds: float, most: int = 1_000_000) -> None:
         self.count = 0
@@ -167,6 +167,8 @@ class Rate:
         self._deadline = self._start + seconds
 
     def running(self) -> bool:
+        if not self.count:
+            return True  # a machine that stood still for that time has no rate of 0
         return self.count < self._most and time.perf_counter() < self._deadline
 
     def per_second(self) -> float:

@@ -1,0 +1,254 @@
+"""Documents that have owners: rights are given and taken back, an owner contradicts himself and
+others are appointed, while messages are lost, doubled and overtaken and programs crash. Whoever
+has the same entries sees the same, and what was refused has no effect.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import shutil
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from hypothesis import HealthCheck, note, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from lattica.crdt.access.capability import Level
+from lattica.crdt.document import Document
+from lattica.crdt.entries.genesis import Genesis, Mode, Recovery
+from lattica.errors import AccessDeniedError, LocalProtocolError
+from lattica.nat.base.keys.identity import Identity
+from tests.support.crdt.documents import Clock
+from tests.support.crdt.folders import memory_folder
+from tests.support.crdt.sync import exchange, exchange_all
+
+PEERS = [Identity(bytes([number]) * 32) for number in range(1, 6)]
+OWNERS = PEERS[:2]
+KEY = Identity(bytes([9]) * 32)
+ANY = st.integers(0, len(PEERS) - 1)
+MOST_FORKS = 2
+
+
+def genesis_of(mode: Mode) -> Genesis:
+    names = tuple(sorted(each.public_key.data for each in OWNERS))
+    return Genesis("governed", names, mode, recovery=Recovery(1, (KEY.public_key.data,), 1))
+
+
+def seen(document: Document) -> dict[str, object]:
+    """What all agree on who have the same entries."""
+    return {
+        "root": document.root,
+        "heads": document.head_index.heads(b"", None),
+        "owners": tuple(document.owners()),
+        "rights": tuple(document.rights()),
+        "registers": dict(document.registers.items()),
+        "set": sorted(map(str, document.set("s"))),
+    }
+
+
+class Governed(RuleBasedStateMachine):
+    @initialize(mode=st.sampled_from([Mode.ALLOW_LIST, Mode.CAPABILITY]))
+    def begin(self, mode: Mode) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="lattica-crdt-", dir=memory_folder()))
+        numbers = itertools.count()
+        # The same keys whenever an example is run again.
+        self.keys = mock.patch("os.urandom", lambda size: next(numbers).to_bytes(size, "big"))
+        self.keys.start()
+        self.clock = Clock()
+        self.genesis = genesis_of(mode)
+        self.files = [self.folder / f"{number}" for number in range(len(PEERS))]
+        self.documents = [self.opened(number) for number in range(len(PEERS))]
+        self.wire: list[tuple[int, bool, bytes]] = []
+        """To whom, whether it is the proof of a fork, and what."""
+        self.handed: list[tuple[int, bytes]] = []
+        """For whom, and a capability or an appointment."""
+        self.forks = 0
+
+    def opened(self, number: int) -> Document:
+        return Document(self.files[number], self.genesis, PEERS[number], wall=self.clock)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "documents"):
+            return
+        try:
+            self.heal()
+        finally:
+            for document in self.documents:
+                document.close()
+            shutil.rmtree(self.folder)
+            self.keys.stop()
+
+    # What happens.
+
+    @rule(number=ANY, name=st.sampled_from("ab"), in_set=st.booleans())
+    def write(self, number: int, name: str, in_set: bool) -> None:
+        document = self.documents[number]
+        value = self.clock()
+        with self.unless_refused(document):
+            if in_set:
+                document.set("s").add(f"{name}{value}")
+            else:
+                document.registers[name] = value
+
+    @rule(number=ANY, to=ANY, level=st.sampled_from([Level.READ, Level.WRITE, Level.MANAGE]))
+    def grant(self, number: int, to: int, level: Level) -> None:
+        document = self.documents[number]
+        with self.unless_refused(document):
+            self.handed.append((to, document.grant(PEERS[to].peer_id, level, depth=1)))
+
+    @rule(number=ANY, peer=ANY)
+    def revoke(self, number: int, peer: int) -> None:
+        document = self.documents[number]
+        with self.unless_refused(document):
+            document.revoke(PEERS[peer].peer_id)
+
+    @precondition(lambda self: self.forks < MOST_FORKS)
+    @rule(number=st.sampled_from([0, 0, 1, 1, 2]), to=ANY, other=ANY, in_common=st.booleans())
+    def contradict(self, number: int, to: int, other: int, in_common: bool) -> None:
+        """A virtual machine is set back: two programs go on with one session. What one of them
+        has written until it stops has come to somebody.
+        """
+        if in_common:
+            self.write(number, "a", in_set=False)
+        document = self.documents[number]
+        session = document._replica._session
+        if session is None or other == number:
+            return
+        self.forks += 1
+        document.close()
+        aside = self.files[number].with_name(f"fork-{self.forks}")
+        shutil.copyfile(self.files[number], aside)
+        with Document(aside, self.genesis, PEERS[number], wall=self.clock) as branch:
+            branch._replica._session = session
+            with self.unless_refused(branch):
+                branch.registers["a"] = -self.forks
+            with self.unless_refused(branch):
+                branch.grant(PEERS[to].peer_id)
+            exchange(branch, self.documents[other])
+        self.documents[number] = document = self.opened(number)
+        document._replica._session = session
+        with self.unless_refused(document):
+            document.registers["b"] = -self.forks
+
+    def frozen(self) -> list[int]:
+        """Who knows of an owner that is to be replaced."""
+        return [
+            number
+            for number, document in enumerate(self.documents)
+            if any(owner.is_frozen for owner in document.owners())
+        ]
+
+    @precondition(lambda self: self.frozen())
+    @rule(data=st.data(), successor=ANY, by_key=st.booleans())
+    def appoint(self, data: st.DataObject, successor: int, by_key: bool) -> None:
+        document = self.documents[data.draw(st.sampled_from(self.frozen()))]
+        with self.unless_refused(document):
+            by = KEY if by_key else None
+            found = document.appoint(PEERS[successor].peer_id, by=by)
+            self.handed.append((successor, found))
+
+    @precondition(lambda self: self.handed)
+    @rule(data=st.data(), thief=st.sampled_from([None, None, None, *range(len(PEERS))]))
+    def present(self, data: st.DataObject, thief: int | None) -> None:
+        receiver, given = data.draw(st.sampled_from(self.handed))
+        document = self.documents[receiver if thief is None else thief]
+        with self.unless_refused(document):
+            document.present(given)
+        with self.unless_refused(document):
+            document.registers["a"] = self.clock()
+
+    @rule(sender=ANY, receiver=ANY, data=st.data())
+    def send(self, sender: int, receiver: int, data: st.DataObject) -> None:
+        document = self.documents[sender]
+        heads = document.heads()
+        if sender == receiver or not heads:
+            return
+        author = data.draw(st.sampled_from(sorted(heads)))
+        since = data.draw(st.integers(0, heads[author][0] - 1)) if heads[author][0] > 0 else 0
+        self.wire += [(receiver, False, chain) for chain in document.chains_of(author, since)]
+        self.wire += [(receiver, True, proof) for proof in document.forks()]
+
+    @precondition(lambda self: self.wire)
+    @rule(data=st.data(), fate=st.sampled_from(["deliver", "deliver", "double", "drop"]))
+    def carry(self, data: st.DataObject, fate: str) -> None:
+        index = data.draw(st.integers(0, len(self.wire) - 1))
+        receiver, is_fork, message = self.wire[index]
+        if fate != "double":
+            del self.wire[index]
+        if fate == "drop":
+            return
+        document = self.documents[receiver]
+        if is_fork:
+            document.receive_fork(message)
+        else:
+            document.receive(message, "peer")
+
+    @rule(one=ANY, other=ANY)
+    def meet(self, one: int, other: int) -> None:
+        if one == other:
+            return
+        exchange(self.documents[one], self.documents[other])
+
+    @rule(number=ANY)
+    def crash(self, number: int) -> None:
+        before = seen(self.documents[number])
+        self.documents[number].close()
+        self.documents[number] = self.opened(number)
+        assert seen(self.documents[number]) == before
+
+    # What has to hold.
+
+    def unless_refused(self, document: Document) -> _Refused:
+        return _Refused(document)
+
+    def heal(self) -> None:
+        """All talk to all; then they agree, with somebody too who hears of it all in any order."""
+        exchange_all(*self.documents)
+        states = [seen(document) for document in self.documents]
+        for state in states[1:]:
+            assert state == states[0]
+        late = Document(self.folder / "late", self.genesis, PEERS[-1], wall=self.clock)
+        with late:
+            source = self.documents[0]
+            parts = [(False, each) for each in source.chains_since({})]
+            parts += [(True, each) for each in source.forks()]
+            random.Random(len(parts)).shuffle(parts)
+            for is_fork, part in parts:
+                if is_fork:
+                    late.receive_fork(part)
+                else:
+                    late.receive(part, "peer")
+            exchange_all(source, late)
+            assert seen(late) == states[0]
+
+
+class _Refused:
+    """A block whose refusal is none of an error, and changes nothing."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self._before = seen(document)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> bool:
+        if kind is None or not issubclass(kind, (AccessDeniedError, LocalProtocolError)):
+            return False
+        note(f"refused: {rest[0]}")
+        assert seen(self._document) == self._before
+        return True
+
+
+Governed.TestCase.settings = settings(
+    max_examples=25,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+TestGoverned = Governed.TestCase
+pytestmark = pytest.mark.slow
