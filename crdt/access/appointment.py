@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import Final
@@ -93,18 +93,7 @@ def sign(appointment: Appointment, by: Identity) -> Appointment:
     """The same one, signed by another key, too."""
     signatures = dict(appointment.signatures)
     signatures[by.public_key.data] = by.sign(SIGNATURE_CONTEXT + appointment.body)
-    return Appointment(
-        appointment.doc_id,
-        appointment.parent,
-        appointment.former,
-        appointment.successor,
-        appointment.session,
-        appointment.certified,
-        appointment.last,
-        appointment.until,
-        appointment.issued,
-        tuple(sorted(signatures.items())),
-    )
+    return replace(appointment, signatures=tuple(sorted(signatures.items())))
 
 
 def encode_appointments(appointments: Sequence[Appointment]) -> bytes:

@@ -13,15 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Final
 
 from lattica.crdt.access.appointment import Appointment
 from lattica.crdt.access.revocation import is_within
 from lattica.crdt.entries.genesis import Genesis
-from lattica.crdt.entries.header import Header, Kind
-
-ACTS: Final = frozenset({Kind.GRANT, Kind.REVOKE, Kind.KEY})
-"""What only owners do, or with more effect than others."""
+from lattica.crdt.entries.header import Header
 
 
 @dataclass(frozen=True, slots=True)

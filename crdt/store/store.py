@@ -21,7 +21,7 @@ from lattica.crdt.log.config import LogConfig
 from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.log.disk.schema import read_genesis
 from lattica.crdt.log.errors import StoreError
-from lattica.crdt.store.replication.wire import open_about, receive, receive_hello, welcome
+from lattica.crdt.store.replication.wire import blame, open_about, receive, receive_hello, welcome
 from lattica.crdt.store.shared_document import SharedDocument
 from lattica.crdt.store.surroundings import Discovery, Topic, Topics
 from lattica.crdt.store.turns import in_turns
@@ -41,7 +41,6 @@ from lattica.nat.base.errors import (
     ResourceLimitError,
 )
 from lattica.nat.base.keys.identity import Identity, PeerId
-from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.host import Host
 
@@ -459,14 +458,7 @@ class Store:
                         return decode_genesis(genesis, doc_id)
                 raise RemoteProtocolError("another message where a genesis was asked for")
         except RemoteProtocolError as error:
-            peer_log.log(
-                logger,
-                logging.WARNING,
-                peer,
-                "a peer broke the store's protocol peer=%s: %s",
-                peer,
-                error,
-            )
+            blame(peer, error)
         except (LatticaError, TimeoutError) as error:
             logger.debug("a peer did not say what a document is peer=%s reason=%r", peer, error)
         return None

@@ -25,7 +25,7 @@ from lattica.crdt.store.replication.exchanges import Exchanges, ReplicatedSource
 from lattica.crdt.store.replication.member import Member
 from lattica.crdt.store.replication.news import MAX_NEWS, Seal
 from lattica.crdt.store.replication.outbox import Outbox
-from lattica.crdt.store.replication.wire import receive_bytes, send_bytes
+from lattica.crdt.store.replication.wire import blame, receive_bytes, send_bytes
 from lattica.crdt.store.surroundings import Discovery, Topic
 from lattica.crdt.sync.messages import (
     Entries,
@@ -289,7 +289,7 @@ class Replicator:
             # Another exchange proves it, or one of them has pruned what would.
             logger.debug("no snapshot peer=%s reason=%s", member.peer, error)
         except RemoteProtocolError as error:
-            self._blame(member.peer, error)
+            blame(member.peer, error)
         except StoreError as error:
             self._not_kept(member.peer, error)
         except (LatticaError, TimeoutError) as error:
@@ -399,7 +399,7 @@ class Replicator:
                 try:
                     self._hear(self._seal.open(message), peer)
                 except RemoteProtocolError as error:
-                    self._blame(peer, error)
+                    blame(peer, error)
                 except StoreError as error:
                     self._not_kept(peer, error)
                 finally:
@@ -496,16 +496,6 @@ class Replicator:
         elif member is not None:
             member.synced_at = began
             self._note_change()
-
-    def _blame(self, peer: PeerId, error: RemoteProtocolError) -> None:
-        peer_log.log(
-            logger,
-            logging.WARNING,
-            peer,
-            "a peer broke the store's protocol peer=%s: %s",
-            peer,
-            error,
-        )
 
     @staticmethod
     def _not_kept(peer: PeerId, error: StoreError) -> None:

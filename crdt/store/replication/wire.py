@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from typing import Final
@@ -24,8 +25,11 @@ from lattica.crdt.sync.messages import (
 )
 from lattica.nat.base.errors import NotConnectedError, RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.host import Host
+
+logger = logging.getLogger(__name__)
 
 PATIENCE: Final = 30.0
 """Seconds that the other side has for a message that it owes."""
@@ -119,3 +123,15 @@ async def send_bytes(stream: Stream, message: bytes, patience: float = 4 * PATIE
         await stream.send_message(message)
         return
     raise TimeoutError(f"a peer took nothing of a document for {patience:g} s")
+
+
+def blame(peer: PeerId, error: RemoteProtocolError) -> None:
+    """Say that a peer has broken the protocol."""
+    peer_log.log(
+        logger,
+        logging.WARNING,
+        peer,
+        "a peer broke the store's protocol peer=%s: %s",
+        peer,
+        error,
+    )

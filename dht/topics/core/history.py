@@ -34,12 +34,10 @@ class Seen:
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
 
-    def again(self, message_id: bytes, now: float) -> float | None:
-        """It has come again: when it came first; None if it is not known."""
-        at = self._young.get(message_id)
-        if at is None and (at := self._old.get(message_id)) is not None:
-            self._add(message_id, at, now)
-        return at
+    def again(self, message_id: bytes, now: float) -> None:
+        """It has come again, if it is known."""
+        if message_id not in self._young and message_id in self._old:
+            self._add(message_id, self._old[message_id], now)
 
     def add(self, message_id: bytes, now: float) -> None:
         """It has come."""

@@ -119,8 +119,7 @@ def appoint_command(
 
     def appoint(opened: SharedDocument) -> None:
         made = opened.appoint(peer, instead_of=instead_of, by=_key(key))
-        write_file(out, made)
-        _say(opened, made, as_json=as_json)
+        _hand_out(opened, made, out, as_json=as_json)
 
     config = only_alone(ctx, online(ctx, None, connect, relay))
     with_document(config, document, appoint, wait=wait, before=True)
@@ -142,8 +141,7 @@ def sign_command(
 
     def sign(opened: SharedDocument) -> None:
         made = opened.sign_appointment(given, by=_key(key))
-        write_file(out, made)
-        _say(opened, made, as_json=as_json)
+        _hand_out(opened, made, out, as_json=as_json)
 
     config = only_alone(ctx, online(ctx, None, connect, relay))
     with_document(config, document, sign, wait=wait, before=True)
@@ -187,7 +185,8 @@ def accept_command(
     run(work)
 
 
-def _say(opened: SharedDocument, appointment: bytes, *, as_json: bool) -> None:
+def _hand_out(opened: SharedDocument, appointment: bytes, out: Path, *, as_json: bool) -> None:
+    write_file(out, appointment)
     said = opened.read_appointment(appointment)
     if as_json:
         say_json(
