@@ -32,7 +32,12 @@ if TYPE_CHECKING:
         StoreFullError,
         StoreInUseError,
     )
-    from lattica.daemon.errors import CannotCrossError, DaemonError, ProcessEndedError
+    from lattica.daemon.errors import (
+        CannotCrossError,
+        DaemonError,
+        DaemonGoneError,
+        ProcessEndedError,
+    )
     from lattica.dht.errors import DhtError, NoDhtPeersError, NotStoredError
     from lattica.facades.aio import AsyncLattica
     from lattica.facades.blocking import Lattica
@@ -98,6 +103,7 @@ __all__ = [
     "ContentError",
     "ContentNotFoundError",
     "DaemonError",
+    "DaemonGoneError",
     "DataLossError",
     "DeadlineExceededError",
     "DhtError",

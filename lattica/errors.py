@@ -21,7 +21,12 @@ from lattica.crdt.log.errors import (
     StoreFullError,
     StoreInUseError,
 )
-from lattica.daemon.errors import CannotCrossError, DaemonError, ProcessEndedError
+from lattica.daemon.errors import (
+    CannotCrossError,
+    DaemonError,
+    DaemonGoneError,
+    ProcessEndedError,
+)
 from lattica.dht.errors import DhtError, NoDhtPeersError, NotStoredError
 from lattica.nat.base.errors import (
     AccessDeniedError,
@@ -79,6 +84,7 @@ __all__ = [
     "ContentError",
     "ContentNotFoundError",
     "DaemonError",
+    "DaemonGoneError",
     "DataLossError",
     "DeadlineExceededError",
     "DhtError",

@@ -18,3 +18,7 @@ class CannotCrossError(LocalProtocolError):
 class DaemonError(LatticaError):
     """The daemon cannot be reached or used: it does not run, its socket is not this user's, or it
     has ended meanwhile."""
+
+
+class DaemonGoneError(DaemonError):
+    """Nobody listens at the daemon's socket, or no more: another one may come."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
 from pathlib import Path
@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from lattica.config import NodeConfig
     from lattica.content import ByteRange, FetchOptions, FetchResult, Publisher, Ticket
     from lattica.content.events import FetchCallback, HashCallback
+    from lattica.content.hub.publishing import InMemory
+    from lattica.content.hub.repository import RevisionRef
     from lattica.content.manifest.cid import Cid
     from lattica.content.names.service import Names
     from lattica.content.publish.catalog import Publication
     from lattica.content.tensors.state_dict import Loaded
     from lattica.content.tensors.streaming import RemoteTensors
+    from lattica.nat.base.errors import LatticaError
     from lattica.nat.base.keys.identity import Identity, PeerId
     from lattica.nat.mux.stream import Stream
     from lattica.node import Node
@@ -88,6 +91,10 @@ class Content:
         self._nursery = nursery
         self._publisher: Publisher | None = None
         self._names: Names | None = None
+        self._descriptions: dict[Cid, InMemory] | None = None
+        """Of revisions, as a shelf of the node's service."""
+        self._described: dict[Cid, Cid] = {}
+        """From publications to their descriptions."""
 
     @classmethod
     @asynccontextmanager
@@ -108,21 +115,49 @@ class Content:
         follow_links: bool = False,
         sign: bool = False,
         rate: float = math.inf,
+        repo: RevisionRef | None = None,
     ) -> Ticket:
         """See :meth:`lattica.content.Publisher.publish`. Serves until the node stops; with a name,
-        it can be fetched as PEER/NAME, too."""
+        it can be fetched as PEER/NAME, too, and as a revision of a repository by a hub's clients,
+        who know of no links."""
         publisher = await self._open_publisher()
+        served = {publication.cid for publication in publisher.catalog}
         ticket = await publisher.publish(
             path,
-            name,
+            repo.title if repo is not None and name is None else name,
             progress=progress,
             announce_timeout=announce_timeout,
-            follow_links=follow_links,
+            follow_links=follow_links or repo is not None,
             sign=sign,
             rate=rate,
         )
+        if repo is not None:
+            try:
+                await self._publish_revision(repo, ticket.cid)
+            except BaseException:  # who asked for it may be gone
+                if ticket.cid not in served:
+                    publisher.unpublish(ticket)
+                raise
         self._announce(ticket, name)
         return ticket
+
+    async def _publish_revision(self, ref: RevisionRef, cid: Cid) -> None:
+        await trio.to_thread.run_sync(import_here, "lattica.content.hub.publishing")
+        from lattica.content.hub.publishing import describe_revision
+        from lattica.content.publish.service import serving
+
+        assert self._publisher is not None
+        publication = self._publisher.catalog.get(cid)
+        assert publication is not None
+        revision = await describe_revision(ref, publication)
+        description = revision.description
+        if self._descriptions is None:
+            self._descriptions = {}
+            self._stack.enter_context(serving(self._node, self._descriptions.get))
+        self._descriptions[description.cid] = description
+        self._described[cid] = description.cid
+        revision.give_names(self._open_names())
+        self._provide(description.cid)
 
     async def _open_publisher(self) -> Publisher:
         await _load_content()
@@ -136,17 +171,25 @@ class Content:
     def _announce(self, ticket: Ticket, name: str | None) -> None:
         """Let others find what is published: by its name, and by its content id."""
         from lattica.content.names.record import NameTarget
-        from lattica.content.names.service import Names
-        from lattica.content.swarm.dht_finder import dht_finder
 
         if name is not None:
-            if self._names is None:
-                self._names = Names(self._node, self._nursery)
-                self._stack.callback(self._names.close)
-            self._names.publish_if_possible(name, NameTarget(ticket.cid))
+            self._open_names().publish_if_possible(name, NameTarget(ticket.cid))
+        self._provide(ticket.cid)
+
+    def _open_names(self) -> Names:
+        from lattica.content.names.service import Names
+
+        if self._names is None:
+            self._names = Names(self._node, self._nursery)
+            self._stack.callback(self._names.close)
+        return self._names
+
+    def _provide(self, cid: Cid) -> None:
+        from lattica.content.swarm.dht_finder import dht_finder
+
         finder = dht_finder(self._node)
         if finder is not None:
-            self._nursery.start_soon(finder.provide, ticket.cid)
+            self._nursery.start_soon(finder.provide, cid)
 
     async def publish_state_dict(
         self, state: Mapping[str, Any], directory: Path | str, name: str, max_shard: int
@@ -195,10 +238,28 @@ class Content:
         )
 
     def unpublish(self, publication: Ticket | Cid | str) -> None:
-        """See :meth:`lattica.content.Publisher.unpublish`."""
+        """See :meth:`lattica.content.Publisher.unpublish`. Its names lead nowhere then, and the DHT
+        is told that it is here no more."""
         if self._publisher is None:
             raise ContentNotFoundError("nothing is published here")
         self._publisher.unpublish(publication)
+        from lattica.content.download.fetcher import named_by
+
+        cid, _ = named_by(publication)
+        if self._names is not None:
+            self._names.withdraw(cid)
+        self._withdraw(cid)
+        description = self._described.pop(cid, None)
+        if description is not None and self._descriptions is not None:
+            del self._descriptions[description]
+            self._withdraw(description)
+
+    def _withdraw(self, cid: Cid) -> None:
+        from lattica.content.swarm.dht_finder import dht_finder
+
+        finder = dht_finder(self._node)
+        if finder is not None:
+            self._nursery.start_soon(finder.withdraw, cid)
 
     def publications(self) -> Iterator[tuple[Publication, Ticket]]:
         """What is published, each with a ticket as it would be made now."""
@@ -230,6 +291,32 @@ class Content:
             ranges=ranges,
             options=options,
             finder=dht_finder(self._node),
+        )
+
+    async def follow(
+        self,
+        name: str,
+        out_dir: Path | str,
+        tensors: str | None,
+        options: FetchOptions,
+        progress: FetchCallback,
+        *,
+        on_version: Callable[[FetchResult], Awaitable[object]],
+        on_problem: Callable[[LatticaError], Awaitable[object]],
+    ) -> None:
+        """See :func:`lattica.content.names.following.follow`."""
+        await _load_content()
+        from lattica.content.names.following import check_followed, follow, parse_any_ref
+
+        await follow(
+            self._node,
+            check_followed(parse_any_ref(name)),
+            Path(out_dir),
+            on_version=on_version,
+            on_problem=on_problem,
+            progress=progress,
+            tensors=tensors,
+            options=options,
         )
 
     async def _resolved(self, ref: Ticket | Cid | str) -> Ticket | Cid:

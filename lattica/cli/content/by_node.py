@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from lattica.content import ByteRange, FetchOptions, FetchResult
     from lattica.content.events import FetchEvent
+    from lattica.content.hub.repository import RevisionRef
     from lattica.content.manifest.cid import Cid
     from lattica.content.names.record import NameRef
     from lattica.content.names.registry import RegistryRef
@@ -48,6 +49,7 @@ def publish_by(
     follow_links: bool = False,
     sign: bool = False,
     registry: RegistryRef | None = None,
+    repo: RevisionRef | None = None,
     rate: float,
 ) -> None:
     """Have the node publish it, and print the ticket."""
@@ -64,6 +66,7 @@ def publish_by(
                 follow_links=follow_links,
                 sign=sign,
                 registry=None if registry is None else str(registry),
+                repo=None if repo is None else str(repo),
                 rate=rate,
                 progress=lambda p: display(HashProgress(p.bytes_done, p.bytes_total)),
             )
@@ -78,6 +81,7 @@ def publish_by(
                 "addrs": [*status.addrs],
                 "can_improve": [*made.can_improve],
                 "published_name": None if name is None else f"{status.peer_id}/{name}",
+                "repo": made.repo or None,
                 "registry": made.registry or None,
                 "daemon_pid": status.pid,
             }
@@ -89,6 +93,8 @@ def publish_by(
             say(f"in use as {made.registry}", err=True)
         if name is not None:
             say_name(status.peer_id, status.addrs, name)
+        if made.repo:
+            say_repo(made.repo)
         say("ticket, for `lattica fetch TICKET -o DIR`:", err=True)
         say(made.ticket)
         for reason in made.can_improve:
@@ -107,6 +113,11 @@ def say_name(peer: str, addrs: Sequence[str], name: str) -> None:
 
     owner = f"{addrs[0].removesuffix(f'/p2p/{peer}')}/p2p/{peer}" if addrs else peer
     say(f"by its name: lattica fetch {quote(f'{owner}/{name}')} -o DIR", err=True)
+
+
+def say_repo(repo: str) -> None:
+    """Print what a hub's clients get it by."""
+    say(f"as {repo}, for clients of a hub: lattica hf-door TICKET", err=True)
 
 
 def addrs_where_it_serves(
@@ -137,8 +148,6 @@ def fetch_by(
     connect: Sequence[str] | None,
 ) -> FetchResult:
     """Have the node fetch it."""
-    import math
-
     from lattica.cli.content.progress import FetchDisplay
 
     with by_daemon(client, connect):
@@ -146,7 +155,7 @@ def fetch_by(
             with FetchDisplay() as display:
 
                 def progress(message: pb.FetchProgress) -> None:
-                    event = _event(message)
+                    event = event_of(message)
                     if event is not None:
                         display(event)
 
@@ -155,23 +164,32 @@ def fetch_by(
                     out,
                     tensors=tensors,
                     ranges=ranges,
-                    replace_tensors=options.replace_tensors,
                     delete_former=options.delete_former,
-                    delete_matching=options.delete_matching,
-                    base=options.base,
-                    share=options.share,
-                    share_for=options.share_for,
-                    signed_by=None if options.signed_by is None else str(options.signed_by),
-                    rate=0.0 if math.isinf(options.rate) else options.rate,
                     progress=progress,
+                    **keywords_of(options),
                 )
         except Stopped:
             say("interrupted; the same command goes on from here", err=True)
             raise
-    return _result(done)
+    return result_of(done)
 
 
-def _event(message: pb.FetchProgress) -> FetchEvent | None:
+def keywords_of(options: FetchOptions) -> dict[str, Any]:
+    """What :meth:`NodeClient.fetch` and :meth:`~NodeClient.follow` take of the options."""
+    import math
+
+    return {
+        "replace_tensors": options.replace_tensors,
+        "delete_matching": options.delete_matching,
+        "base": options.base,
+        "share": options.share,
+        "share_for": options.share_for,
+        "signed_by": None if options.signed_by is None else str(options.signed_by),
+        "rate": 0.0 if math.isinf(options.rate) else options.rate,
+    }
+
+
+def event_of(message: pb.FetchProgress) -> FetchEvent | None:
     """What the display shows; the content id it does not show."""
     from lattica.content.events import Checking, FetchProgress, FetchStarted, Retrying, Sharing
     from lattica.content.manifest.cid import Cid
@@ -196,7 +214,8 @@ def _event(message: pb.FetchProgress) -> FetchEvent | None:
     return None
 
 
-def _result(done: pb.FetchDone) -> FetchResult:
+def result_of(done: pb.FetchDone) -> FetchResult:
+    """What the command prints."""
     from lattica.content.download.options import FetchResult, FetchSource
     from lattica.content.manifest.cid import Cid
     from lattica.nat.base.keys.peer_id import parse_peer_id

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lattica.cli.content.by_node import addrs_where_it_serves, fetch_by
+from lattica.cli.content.following_by_node import follow_by
 from lattica.cli.shared.common import run, start, wrong_arguments
 from lattica.cli.shared.daemon import running_node
 from lattica.cli.shared.options import (
@@ -19,7 +21,7 @@ from lattica.cli.shared.options import (
     named_path,
 )
 from lattica.cli.shared.terminal import say, say_json
-from lattica.nat.base.errors import ConfigError, NotConnectedError
+from lattica.nat.base.errors import ConfigError, LatticaError, NotConnectedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -183,8 +185,8 @@ def fetch_command(
 
         lattica fetch crdt:cluster/chat -o ./chat --watch --connect /ip4/192.0.2.1/tcp/4001
 
-    Where a `lattica node` runs here, that fetches it, unless --listen, --watch or --no-daemon is
-    given.
+    Where a `lattica node` runs here, that fetches it, unless --listen or --no-daemon is given. With
+    --watch it goes on for as long as the command runs, also when the node is started anew.
 
     In GLOB, *, ? and brackets mean what they do in a shell. Brackets that belong to a name get a
     backslash:
@@ -196,20 +198,13 @@ def fetch_command(
     import dataclasses
 
     from lattica.content import ByteRange, FetchOptions
-    from lattica.content.names.following import parse_any_ref
-    from lattica.content.names.record import NameRef
-    from lattica.content.names.registry import RegistryRef
+    from lattica.content.names.following import check_followed, parse_any_ref
     from lattica.nat.base.keys.peer_id import parse_peer_id
 
     with wrong_arguments():
         parsed = parse_any_ref(ref)
-        if watch and not isinstance(parsed, NameRef | RegistryRef):
-            raise ConfigError(
-                "--watch follows a name: PEER/NAME or crdt:DOCUMENT/MODEL, and not a ticket or "
-                "content id"
-            )
-        if watch and isinstance(parsed, RegistryRef) and parsed.version is not None:
-            raise ConfigError("--watch follows what is in use, and not one version")
+        if watch:
+            check_followed(parsed)
         parts = tuple(ByteRange.parse(text) for text in ranges or ())
         if parts and (watch or tensors is not None):
             raise ConfigError("--range goes with neither --tensors nor --watch")
@@ -223,13 +218,17 @@ def fetch_command(
             share_for=share_for,
             rate=bytes_a_second(max_rate),
         )
-    daemon = running_node(ctx, config, listen=listen, watch=watch)
+    daemon = running_node(ctx, config, listen=listen)
     own = () if daemon is None else addrs_where_it_serves(daemon, parsed)
     if daemon is not None and own:  # it has nothing to fetch; a node of the command's own does
         daemon.close()
         config = dataclasses.replace(
             config, identity_path=None, bootstrap=(*config.bootstrap, *own)
         )
+    elif daemon is not None and watch:
+        show = partial(_show_result, paths=[], out=out.absolute(), as_json=as_json, delete=True)
+        follow_by(daemon, ref, out, tensors, options, bootstrap, show)
+        return
     elif daemon is not None:
         result = fetch_by(daemon, ref, out, tensors, parts, options, bootstrap)
         _show_result(result, [], out.absolute(), as_json, delete)
@@ -272,10 +271,13 @@ async def _fetch(
     steps: list[PathStep] = []
     versions = 0
 
-    def show_version(result: FetchResult) -> None:
+    async def show_version(result: FetchResult) -> None:
         nonlocal versions
         versions += 1
         _show_result(result, steps, out, as_json, delete=True)
+
+    async def show_problem(error: LatticaError) -> None:
+        say(f"not fetched yet: {error}", err=True)
 
     async with stopped_by_signals() as stop:
         async with Node(config) as node:
@@ -294,7 +296,7 @@ async def _fetch(
                         parsed,
                         out,
                         on_version=show_version,
-                        on_problem=lambda error: say(f"not fetched yet: {error}", err=True),
+                        on_problem=show_problem,
                         progress=display,
                         tensors=tensors,
                         options=options,

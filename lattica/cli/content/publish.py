@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lattica.cli.content.by_node import publish_by, say_name
+from lattica.cli.content.by_node import publish_by, say_name, say_repo
 from lattica.cli.shared.common import run, start, wrong_arguments
 from lattica.cli.shared.daemon import running_node
 from lattica.cli.shared.options import (
@@ -113,7 +113,7 @@ def publish_command(
     addresses, for instance with --listen /ip4/0.0.0.0/tcp/4001.
 
     Where a `lattica node` runs here, that serves it, and the command ends when the ticket is there;
-    with --listen, --relay, --repo, --ephemeral or --no-daemon it serves by itself.
+    with --listen, --relay, --ephemeral or --no-daemon it serves by itself.
     """
     overrides = {"listen": listen, "bootstrap": bootstrap, "relays": relay}
     config = start(ctx, overrides, ephemeral=ephemeral)
@@ -125,14 +125,7 @@ def publish_command(
         place = None if registry is None else RegistryRef.parse(registry)
     follow_links = follow_links or ref is not None  # a hub's clients know of no links
     rate = bytes_a_second(max_rate)
-    daemon = running_node(
-        ctx,
-        config,
-        listen=listen,
-        relay=relay,
-        ephemeral=ephemeral,
-        repo=repo,
-    )
+    daemon = running_node(ctx, config, listen=listen, relay=relay, ephemeral=ephemeral)
     if daemon is not None:
         publish_by(
             daemon,
@@ -143,6 +136,7 @@ def publish_command(
             follow_links=follow_links,
             sign=sign,
             registry=place,
+            repo=ref,
             rate=rate,
         )
         return
@@ -178,7 +172,7 @@ async def _publish(
 
     shown = name
     if name is None and repo is not None:
-        shown = repo.repository.rpartition("/")[2]
+        shown = repo.title
     async with stopped_by_signals() as stop:
         # Before anybody is told that there is a peer.
         await check_publishable(path, shown, follow_links=follow_links)
@@ -269,7 +263,7 @@ def _show_ticket(
     if name is not None:
         say_name(str(ticket.peer_id), [str(address) for address in ticket.addrs], name)
     if repo is not None:
-        say(f"as {repo}, for clients of a hub: lattica hf-door TICKET", err=True)
+        say_repo(str(repo))
     say("ticket, for `lattica fetch TICKET -o DIR`:", err=True)
     say(str(ticket))
     for reason in ticket.can_improve:

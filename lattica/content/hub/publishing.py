@@ -63,10 +63,11 @@ class Revision:
     def published(self, node: Host, names: Names) -> Iterator[None]:
         """Serve the description, and give the revision its names."""
         with serving(node, {self.description.cid: self.description}.get):
-            self._name(names)
+            self.give_names(names)
             yield
 
-    def _name(self, names: Names) -> None:
+    def give_names(self, names: Names) -> None:
+        """Have its names lead to it."""
         target = NameTarget(self.publication.cid, self.description.cid)
         commit = RevisionRef(self.ref.repository, commit_of(self.publication.cid))
         for name in dict.fromkeys((self.ref.name, commit.name, self.ref.repository_name)):

@@ -78,6 +78,11 @@ class RevisionRef:
         return cls(repository, revision if at else DEFAULT_REVISION)
 
     @property
+    def title(self) -> str:
+        """The repository's name without its owner."""
+        return self.repository.rpartition("/")[2]
+
+    @property
     def name(self) -> str:
         """Its name in the mesh."""
         return f"{_PREFIX}{self}"

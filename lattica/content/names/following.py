@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from lattica.content.names.registry import PREFIX, RegistryRef, open_registry
 from lattica.content.names.resolver import NameResolver
 from lattica.content.swarm.dht_finder import dht_finder
 from lattica.content.ticket import Ticket
-from lattica.nat.base.errors import AddressError, LatticaError
+from lattica.nat.base.errors import AddressError, LatticaError, LocalProtocolError
 from lattica.nat.base.keys.identity import parse_peer_id
 
 if TYPE_CHECKING:
@@ -43,6 +43,21 @@ def parse_any_ref(text: str) -> Ticket | Cid | NameRef | RegistryRef:
         return RegistryRef.parse(text)
     first, slash, _ = text.partition("/")
     return NameRef.parse(text) if slash and (not first or _is_peer(first)) else parse_ref(text)
+
+
+def check_followed(ref: Ticket | Cid | NameRef | RegistryRef) -> NameRef | RegistryRef:
+    """What can be followed: something that leads to one thing after the other.
+
+    Raises :class:`~lattica.errors.LocalProtocolError`.
+    """
+    if not isinstance(ref, NameRef | RegistryRef):
+        raise LocalProtocolError(
+            "only a name can be followed, PEER/NAME or crdt:DOCUMENT/MODEL, and not a ticket or "
+            "content id"
+        )
+    if isinstance(ref, RegistryRef) and ref.version is not None:
+        raise LocalProtocolError("what is in use can be followed, and not one version")
+    return ref
 
 
 def _is_peer(text: str) -> bool:
@@ -112,8 +127,8 @@ async def follow(
     ref: NameRef | RegistryRef,
     out_dir: Path,
     *,
-    on_version: Callable[[FetchResult], object],
-    on_problem: Callable[[LatticaError], object],
+    on_version: Callable[[FetchResult], Awaitable[object]],
+    on_problem: Callable[[LatticaError], Awaitable[object]],
     progress: FetchCallback | None = None,
     tensors: str | None = None,
     options: FetchOptions | None = None,
@@ -122,7 +137,7 @@ async def follow(
 
     Each version is fetched as by :func:`~lattica.content.fetch`; of a published directory, files
     that a former version had and the new one lacks are deleted when that is there, unless somebody
-    has changed them. `on_version` is called when a version is there. Of the first one the errors
+    has changed them. `on_version` is awaited when a version is there. Of the first one the errors
     are raised; of later ones, `on_problem` is told, and it is tried again.
 
     Raises:
@@ -160,9 +175,9 @@ async def follow(
                 if is_first:
                     raise
                 problem = error if isinstance(error, LatticaError) else LatticaError(str(error))
-                on_problem(problem)
+                await on_problem(problem)
                 ticket = await name.again(ticket)
                 continue
-            on_version(result)
+            await on_version(result)
             is_first = False
             ticket = await name.wait_other(ticket)

@@ -32,6 +32,7 @@ from lattica.nat.base.errors import ConnectionClosedError, IncompleteReadError, 
 from lattica.nat.base.keys.peer_id import PeerId
 
 if TYPE_CHECKING:
+    from lattica.content.manifest.cid import Cid
     from lattica.nat.mux.stream import Stream
     from lattica.node import Node
 
@@ -111,6 +112,14 @@ class Names:
         if dht_finder(self._node) is not None:
             self._nursery.start_soon(self._put, record)
         return record
+
+    def withdraw(self, cid: Cid) -> None:
+        """Have the names that lead to this lead nowhere. What is in the DHT stays until it
+        expires."""
+        led = [name for name, record in self._records.items() if record.target.cid == cid]
+        for name in led:
+            del self._records[name]
+        self._tell()
 
     def _tell(self) -> None:
         changed, self._changed = self._changed, trio.Event()

@@ -26,7 +26,7 @@ from lattica.daemon.api.pb import node_pb2 as pb
 from lattica.daemon.api.served import Handler, Served
 from lattica.daemon.api.service_table import MAX_MESSAGE, methods
 from lattica.daemon.api.values import pack, unpack
-from lattica.daemon.errors import DaemonError
+from lattica.daemon.errors import DaemonError, DaemonGoneError
 from lattica.facades.closable import Closable
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ class NodeClient(Closable):
     passed. All raise what the node's own method raises.
 
     Raises:
-        DaemonError: nobody listens there, the socket is another user's, grpcio is not installed;
-            from a call: the daemon has ended.
+        DaemonGoneError: nobody listens there; from a call: the daemon has ended.
+        DaemonError: the socket is another user's, or grpcio is not installed.
     """
 
     def __init__(self, socket: Path | str | None = None) -> None:
@@ -85,7 +85,7 @@ class NodeClient(Closable):
             start = "start one by `lattica node`"
             if not has_grpc():
                 start += f", which listens there only with grpcio: {INSTALL}"
-            raise DaemonError(f"no node listens at {self.socket}: {start}")
+            raise DaemonGoneError(f"no node listens at {self.socket}: {start}")
         self._grpc = import_grpc()
         self._channel = self._grpc.insecure_channel(
             f"unix:{self.socket}",
@@ -248,6 +248,7 @@ class NodeClient(Closable):
         follow_links: bool = False,
         sign: bool = False,
         registry: str | None = None,
+        repo: str | None = None,
         rate: float = 0.0,
         progress: Callable[[pb.PublishProgress], object] | None = None,
         timeout: float | None = None,
@@ -257,8 +258,9 @@ class NodeClient(Closable):
         `follow_links`, `sign`: as in :meth:`lattica.content.Publisher.publish`. `registry`:
         `crdt:DOCUMENT/MODEL[@VERSION]`, a name in a replicated document that is to lead to it from
         then on (`registry` of the publication has the version); the node opens the document, and
-        keeps it. `rate`: bytes a second that are sent of it to all who fetch it together, 0 without
-        limit.
+        keeps it. `repo`: `NAME[@REV]`, a revision of a repository that it is for a hub's clients
+        (`lattica hf-door`). `rate`: bytes a second that are sent of it to all who fetch it
+        together, 0 without limit.
         """
         if path == "":
             raise ValueError("name a file or directory to publish; '.' is this one")
@@ -268,6 +270,7 @@ class NodeClient(Closable):
             follow_links=follow_links,
             sign=sign,
             registry=registry or "",
+            repo=repo or "",
             bytes_per_second=rate,
         )
         return cast(
@@ -303,23 +306,44 @@ class NodeClient(Closable):
         without limit. If it is broken off (also by an exception of `progress`), the node stops, and
         the next fetch into the same directory goes on from there.
         """
-        request = pb.FetchRequest(
-            ref=ref,
-            directory=os.path.abspath(directory),
-            tensors=tensors or "",
+        request = _fetch_request(
+            ref, directory, tensors, base, share, share_for, rate, signed_by,
             replace_tensors=replace_tensors,
             delete_former=delete_former,
             delete_matching=delete_matching,
-            base=[os.path.abspath(each) for each in base],
-            no_share=not share,
-            share_seconds=share_for,
-            bytes_per_second=rate,
-            signed_by=signed_by or "",
             ranges=[
                 pb.ByteRange(path=each.path, start=each.start, stop=each.stop) for each in ranges
             ],
-        )
+        )  # fmt: skip
         return cast("pb.FetchDone", self._outcome("fetch", request, "done", progress, timeout))
+
+    def follow(
+        self,
+        name: str,
+        directory: Path | str,
+        *,
+        tensors: str | None = None,
+        replace_tensors: bool = False,
+        delete_matching: Sequence[str] = (),
+        base: Sequence[Path | str] = (),
+        share: bool = True,
+        share_for: float = 0.0,
+        rate: float = 0.0,
+        signed_by: str | None = None,
+    ) -> Responses[pb.FetchProgress]:
+        """Have it keep a directory what a name (`PEER/NAME`, `crdt:DOCUMENT/MODEL`) leads to, until
+        this is closed.
+
+        Options are those of :meth:`fetch`. Of each version that is there the response has `done`,
+        the others are progress; one that could not be fetched (phase "failed") is tried again. Of
+        the first version the errors are raised.
+        """
+        request = _fetch_request(
+            name, directory, tensors, base, share, share_for, rate, signed_by,
+            replace_tensors=replace_tensors,
+            delete_matching=delete_matching,
+        )  # fmt: skip
+        return cast("Responses[pb.FetchProgress]", self._stream("follow", request))
 
     # --- DHT ---
 
@@ -467,6 +491,30 @@ class NodeClient(Closable):
         """Registers as they are, then those that change."""
         request = pb.CrdtWatchRequest(document=document, prefix=prefix)
         return cast("Responses[pb.CrdtRegister]", self._stream("crdt_watch", request))
+
+
+def _fetch_request(
+    ref: str,
+    directory: Path | str,
+    tensors: str | None,
+    base: Sequence[Path | str],
+    share: bool,
+    share_for: float,
+    rate: float,
+    signed_by: str | None,
+    **fields: Any,
+) -> pb.FetchRequest:
+    return pb.FetchRequest(
+        ref=ref,
+        directory=os.path.abspath(directory),
+        tensors=tensors or "",
+        base=[os.path.abspath(each) for each in base],
+        no_share=not share,
+        share_seconds=share_for,
+        bytes_per_second=rate,
+        signed_by=signed_by or "",
+        **fields,
+    )
 
 
 def _longer(timeout: float | None) -> float | None:

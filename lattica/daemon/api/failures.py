@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from lattica import errors
-from lattica.daemon.errors import DaemonError
+from lattica.daemon.errors import DaemonError, DaemonGoneError
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.limits.shortages import shortage_in
 from lattica.nat.base.printable import printable
@@ -69,6 +69,8 @@ def error_of(code: int, message: str, name: str) -> Exception:
         return TimeoutError(message or "the node has not answered in time")
     if code == StatusCode.CANCELLED:
         return DaemonError(message or "the call was cancelled")
+    if code == StatusCode.UNAVAILABLE:
+        return DaemonGoneError(f"the node that runs here has ended: {message or 'no reason given'}")
     if code == StatusCode.UNIMPLEMENTED:
         return DaemonError("the daemon does not know this call: it is of another version")
     return DaemonError(message or f"the daemon failed with {StatusCode(code).name}")

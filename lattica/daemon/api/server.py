@@ -182,7 +182,7 @@ class _Calls:
             error = unwrapped(error)
         stopped = (trio.RunFinishedError, trio.Cancelled, trio.TooSlowError, RuntimeError)
         if isinstance(error, stopped) and (self._is_stopping or not context.is_active()):
-            context.abort(self._grpc.StatusCode.UNAVAILABLE, "the daemon ends")
+            context.abort(self._grpc.StatusCode.UNAVAILABLE, "it was told to")
         code, message, name = status_of(error)
         if code is StatusCode.INTERNAL:
             logger.error("a call of the local API failed", exc_info=error)

@@ -1,7 +1,7 @@
 """What a node that stays counts, in Prometheus' terms. Needs prometheus_client, of the extra
 `metrics`.
 
-No label grows with the number of peers, files or documents: kinds of transfers are two.
+No label grows with the number of peers, files or documents: kinds of transfers are three.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lattica.rpc.prometheus import RpcCollector
 if TYPE_CHECKING:
     from lattica.daemon.node.member import Member
 
-KINDS = ("publish", "fetch")
+KINDS = ("publish", "fetch", "follow")
 
 
 class MemberCollector(Collector):
@@ -44,7 +44,9 @@ class MemberCollector(Collector):
         ):  # fmt: skip
             yield GaugeMetricFamily(f"lattica_node_{name}", text, value=value)
         under_way = GaugeMetricFamily(
-            "lattica_node_transfers", "Hashings and fetches under way.", labels=("kind",)
+            "lattica_node_transfers",
+            "Hashings and fetches under way, and directories that follow a name.",
+            labels=("kind",),
         )
         rate = GaugeMetricFamily(
             "lattica_node_transfer_bytes_per_second", "What they move.", labels=("kind",)

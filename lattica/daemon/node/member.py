@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lattica.content import FetchOptions, FetchResult, Ticket
     from lattica.content.download.ranges import ByteRange
     from lattica.content.events import FetchEvent, HashProgress
+    from lattica.content.hub.repository import RevisionRef
     from lattica.content.names.registry import RegistryRef
     from lattica.crdt.store.shared_document import SharedDocument
     from lattica.daemon.node.config import MemberConfig
@@ -122,6 +123,7 @@ class Member:
         follow_links: bool = False,
         sign: bool = False,
         rate: float = math.inf,
+        repo: RevisionRef | None = None,
     ) -> Ticket:
         """Hash a file or directory, and serve it until the node ends or it is unpublished.
 
@@ -141,6 +143,7 @@ class Member:
                 follow_links=follow_links,
                 sign=sign,
                 rate=rate,
+                repo=repo,
             )
 
     async def publish_in(
@@ -153,6 +156,7 @@ class Member:
         follow_links: bool = False,
         sign: bool = False,
         rate: float = math.inf,
+        repo: RevisionRef | None = None,
     ) -> tuple[Ticket, RegistryRef]:
         """Publish as :meth:`publish` does, and have a name in a document lead to it: the version is
         returned. The document stays open until the node ends. Where that fails, nothing new is
@@ -166,7 +170,7 @@ class Member:
         async with open_registry(self.node, registry) as place:  # before all of it is hashed
             served = {publication.cid for publication, _ in self.content.publications()}
             ticket = await self.publish(
-                path, name, progress, follow_links=follow_links, sign=sign, rate=rate
+                path, name, progress, follow_links=follow_links, sign=sign, rate=rate, repo=repo
             )
             try:
                 version = place.publish(ticket.cid)
@@ -195,6 +199,45 @@ class Member:
                 progress(event)
 
             return await self.content.fetch(ref, directory, tensors, options, note, ranges=ranges)
+
+    async def follow(
+        self,
+        name: str,
+        directory: Path,
+        tensors: str | None,
+        options: FetchOptions,
+        progress: Callable[[FetchEvent], object],
+        *,
+        on_version: Callable[[FetchResult], Awaitable[object]],
+        on_problem: Callable[[LatticaError], Awaitable[object]],
+    ) -> None:
+        """Keep a directory what a name leads to, until cancelled.
+
+        Raises what :func:`lattica.content.names.following.follow` does.
+        """
+        with self.transfers.begin("follow", str(directory), name) as transfer:
+
+            def note(event: FetchEvent) -> None:
+                transfer.update(event)
+                progress(event)
+
+            async def is_there(result: FetchResult) -> None:
+                transfer.rest("done")
+                await on_version(result)
+
+            async def has_failed(error: LatticaError) -> None:
+                transfer.rest("failed")
+                await on_problem(error)
+
+            await self.content.follow(
+                name,
+                directory,
+                tensors,
+                options,
+                note,
+                on_version=is_there,
+                on_problem=has_failed,
+            )
 
     async def open_document(
         self, document: str, *, capability: bytes | None = None, timeout: float = 30.0

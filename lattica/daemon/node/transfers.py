@@ -16,11 +16,12 @@ class Transfer:
 
     id: int
     kind: str
-    """"publish" or "fetch"."""
+    """"publish", "fetch" or "follow"."""
     path: str
     name: str = ""
     phase: str = ""
-    """That of :class:`lattica.content.events.Progress`."""
+    """That of :class:`lattica.content.events.Progress`; of one that follows a name also "failed",
+    and "done" until there is another version."""
     bytes_done: int = 0
     bytes_total: int = 0
     rate: float = 0.0
@@ -29,13 +30,17 @@ class Transfer:
 
     def update(self, event: FetchEvent | HashProgress) -> None:
         """Take note of what has happened."""
-        self.phase = event.phase
         self.bytes_done, self.bytes_total = event.bytes_done, event.bytes_total
         if isinstance(event, FetchStarted):
             self.name = event.name
-        self.rate, self.sources = 0.0, 0
+        self.rest(event.phase)
         if isinstance(event, FetchProgress):
             self.rate, self.sources = event.rate, event.sources
+
+    def rest(self, phase: str) -> None:
+        """Nothing moves in this phase, or is known to."""
+        self.phase = phase
+        self.rate, self.sources = 0.0, 0
 
 
 class Transfers:

@@ -16,12 +16,14 @@ from lattica.content.events import (
     Retrying,
     Sharing,
 )
+from lattica.content.hub.repository import RevisionRef
 from lattica.content.names.registry import RegistryRef
 from lattica.daemon.api.methods.base import Emit, MemberMethods
 from lattica.daemon.api.pb import node_pb2 as pb
 from lattica.daemon.api.status import publications
-from lattica.nat.base.errors import LocalProtocolError
+from lattica.nat.base.errors import LatticaError, LocalProtocolError
 from lattica.nat.base.keys.peer_id import parse_peer_id
+from lattica.nat.base.printable import printable
 
 
 class ContentMethods(MemberMethods):
@@ -38,19 +40,29 @@ class ContentMethods(MemberMethods):
         member, name = self.member, request.name or None
         follow_links, sign = request.follow_links, request.sign
         rate = request.bytes_per_second or math.inf
+        repo = RevisionRef.parse(request.repo) if request.repo else None
         used_as: RegistryRef | None = None
         if request.registry:
             registry = RegistryRef.parse(request.registry)
             ticket, used_as = await member.publish_in(
-                registry, path, name, progress, follow_links=follow_links, sign=sign, rate=rate
+                registry,
+                path,
+                name,
+                progress,
+                follow_links=follow_links,
+                sign=sign,
+                rate=rate,
+                repo=repo,
             )
         else:
             ticket = await member.publish(
-                path, name, progress, follow_links=follow_links, sign=sign, rate=rate
+                path, name, progress, follow_links=follow_links, sign=sign, rate=rate, repo=repo
             )
         [made] = [each for each in publications(member) if each.cid == str(ticket.cid)]
         if used_as is not None:
             made.registry = str(used_as)
+        if repo is not None:
+            made.repo = str(repo)
         await emit.send(
             pb.PublishProgress(bytes_done=made.bytes, bytes_total=made.bytes, publication=made)
         )
@@ -60,33 +72,58 @@ class ContentMethods(MemberMethods):
         return pb.UnpublishReply()
 
     async def fetch(self, request: pb.FetchRequest, emit: Emit[pb.FetchProgress]) -> None:
-        options = FetchOptions(
-            delete_former=request.delete_former,
-            delete_matching=tuple(request.delete_matching),
-            replace_tensors=request.replace_tensors,
-            base=tuple(map(_absolute, request.base)),
-            share=not request.no_share,
-            share_for=request.share_seconds,
-            rate=request.bytes_per_second or math.inf,
-            signed_by=parse_peer_id(request.signed_by) if request.signed_by else None,
-        )
         result = await self.member.fetch(
             request.ref,
             _absolute(request.directory),
             request.tensors or None,
-            options,
+            _options(request),
             lambda event: emit.offer(_progress(event)),
             ranges=[*map(_range, request.ranges)],
         )
-        await emit.send(
-            pb.FetchProgress(
-                phase="done",
-                bytes_done=result.bytes_total,
-                bytes_total=result.bytes_total,
-                bytes_fetched=result.bytes_fetched,
-                done=_done(result),
-            )
+        await emit.send(_there(result))
+
+    async def follow(self, request: pb.FetchRequest, emit: Emit[pb.FetchProgress]) -> None:
+        if request.ranges:
+            raise LocalProtocolError("ranges of files are fetched once, and not followed")
+
+        async def is_there(result: FetchResult) -> None:
+            await emit.send(_there(result))
+
+        async def has_failed(error: LatticaError) -> None:
+            await emit.send(pb.FetchProgress(phase="failed", error=printable(str(error))))
+
+        await self.member.follow(
+            request.ref,
+            _absolute(request.directory),
+            request.tensors or None,
+            _options(request),
+            lambda event: emit.offer(_progress(event)),
+            on_version=is_there,
+            on_problem=has_failed,
         )
+
+
+def _options(request: pb.FetchRequest) -> FetchOptions:
+    return FetchOptions(
+        delete_former=request.delete_former,
+        delete_matching=tuple(request.delete_matching),
+        replace_tensors=request.replace_tensors,
+        base=tuple(map(_absolute, request.base)),
+        share=not request.no_share,
+        share_for=request.share_seconds,
+        rate=request.bytes_per_second or math.inf,
+        signed_by=parse_peer_id(request.signed_by) if request.signed_by else None,
+    )
+
+
+def _there(result: FetchResult) -> pb.FetchProgress:
+    return pb.FetchProgress(
+        phase="done",
+        bytes_done=result.bytes_total,
+        bytes_total=result.bytes_total,
+        bytes_fetched=result.bytes_fetched,
+        done=_done(result),
+    )
 
 
 def _absolute(text: str) -> Path:

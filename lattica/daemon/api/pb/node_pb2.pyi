@@ -101,7 +101,7 @@ class Strategy(_message.Message):
     def __init__(self, name: _Optional[str] = ..., ok: bool = ..., reason: _Optional[str] = ..., applicable: bool = ...) -> None: ...
 
 class Publication(_message.Message):
-    __slots__ = ("cid", "name", "files", "bytes", "ticket", "can_improve", "registry")
+    __slots__ = ("cid", "name", "files", "bytes", "ticket", "can_improve", "registry", "repo")
     CID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
@@ -109,6 +109,7 @@ class Publication(_message.Message):
     TICKET_FIELD_NUMBER: _ClassVar[int]
     CAN_IMPROVE_FIELD_NUMBER: _ClassVar[int]
     REGISTRY_FIELD_NUMBER: _ClassVar[int]
+    REPO_FIELD_NUMBER: _ClassVar[int]
     cid: str
     name: str
     files: int
@@ -116,7 +117,8 @@ class Publication(_message.Message):
     ticket: str
     can_improve: _containers.RepeatedScalarFieldContainer[str]
     registry: str
-    def __init__(self, cid: _Optional[str] = ..., name: _Optional[str] = ..., files: _Optional[int] = ..., bytes: _Optional[int] = ..., ticket: _Optional[str] = ..., can_improve: _Optional[_Iterable[str]] = ..., registry: _Optional[str] = ...) -> None: ...
+    repo: str
+    def __init__(self, cid: _Optional[str] = ..., name: _Optional[str] = ..., files: _Optional[int] = ..., bytes: _Optional[int] = ..., ticket: _Optional[str] = ..., can_improve: _Optional[_Iterable[str]] = ..., registry: _Optional[str] = ..., repo: _Optional[str] = ...) -> None: ...
 
 class Transfer(_message.Message):
     __slots__ = ("id", "kind", "name", "path", "phase", "bytes_done", "bytes_total", "bytes_per_second", "sources")
@@ -345,20 +347,22 @@ class AnswerReply(_message.Message):
     def __init__(self, wanted: bool = ...) -> None: ...
 
 class PublishRequest(_message.Message):
-    __slots__ = ("path", "name", "follow_links", "sign", "registry", "bytes_per_second")
+    __slots__ = ("path", "name", "follow_links", "sign", "registry", "bytes_per_second", "repo")
     PATH_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     FOLLOW_LINKS_FIELD_NUMBER: _ClassVar[int]
     SIGN_FIELD_NUMBER: _ClassVar[int]
     REGISTRY_FIELD_NUMBER: _ClassVar[int]
     BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    REPO_FIELD_NUMBER: _ClassVar[int]
     path: str
     name: str
     follow_links: bool
     sign: bool
     registry: str
     bytes_per_second: float
-    def __init__(self, path: _Optional[str] = ..., name: _Optional[str] = ..., follow_links: bool = ..., sign: bool = ..., registry: _Optional[str] = ..., bytes_per_second: _Optional[float] = ...) -> None: ...
+    repo: str
+    def __init__(self, path: _Optional[str] = ..., name: _Optional[str] = ..., follow_links: bool = ..., sign: bool = ..., registry: _Optional[str] = ..., bytes_per_second: _Optional[float] = ..., repo: _Optional[str] = ...) -> None: ...
 
 class PublishProgress(_message.Message):
     __slots__ = ("bytes_done", "bytes_total", "publication")

@@ -116,11 +116,14 @@ async def test_a_directory_is_kept_what_a_fileleads_to(tmp_path: Path):
     problems: list[LatticaError] = []
     came = trio.Event()
 
-    def on_version(result: FetchResult) -> None:
+    async def on_version(result: FetchResult) -> None:
         nonlocal came
         results.append(result)
         came.set()
         came = trio.Event()
+
+    async def on_problem(error: LatticaError) -> None:
+        problems.append(error)
 
     async def publish(files: dict[str, str], name: str = "model") -> None:
         for path in source.iterdir():
@@ -144,7 +147,7 @@ async def test_a_directory_is_kept_what_a_fileleads_to(tmp_path: Path):
         ref = NameRef(owner.peer_id, "model", owner.addrs)
 
         async def run() -> None:
-            await follow(node, ref, out, on_version=on_version, on_problem=problems.append)
+            await follow(node, ref, out, on_version=on_version, on_problem=on_problem)
 
         for files in ({"a": "1", "b": "1"}, {"a": "2", "c": "2"}, {"c": "3"}):
             expected = came

@@ -13,10 +13,13 @@ from lattica.content.names.following import follow, resolve_ref
 from lattica.content.names.registry import RegistryRef, open_registry
 from lattica.content.ticket import Ticket
 from lattica.crdt.uses.model_registry import ModelRegistry
-from lattica.errors import LocalProtocolError, NameNotFoundError
+from lattica.errors import LatticaError, LocalProtocolError, NameNotFoundError
 from lattica.nat.config import SwarmConfig
 
 CONFIG = NodeConfig(swarm=SwarmConfig(listen=("/ip4/127.0.0.1/tcp/0",)))
+
+
+async def ignore(error: LatticaError) -> None: ...
 
 
 async def test_a_directory_is_kept_what_the_registry_says_is_in_use(tmp_path: Path) -> None:
@@ -44,9 +47,7 @@ async def test_a_directory_is_kept_what_the_registry_says_is_in_use(tmp_path: Pa
         send, receive = trio.open_memory_channel[FetchResult](5)
 
         async def watch() -> None:
-            await follow(
-                client, ref, out, on_version=send.send_nowait, on_problem=lambda error: None
-            )
+            await follow(client, ref, out, on_version=send.send, on_problem=ignore)
 
         nursery.start_soon(watch)
         with trio.fail_after(60):

@@ -55,11 +55,10 @@ def test_what_the_running_node_serves_is_fetched_from_it(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("fetch", f"{OTHER}/model", "--watch"), "--watch"),
         (("fetch", str(SERVED), "--listen", "/ip4/127.0.0.1/tcp/0"), "--listen"),
-        (("publish", ".", "--repo", "a/b", "--ephemeral"), "--ephemeral and --repo"),
-        (("publish", ".", "--ephemeral"), "--ephemeral"),
-        (("publish", ".", "--repo", "a/b", "--no-daemon"), None),
+        (("publish", ".", "--relay", ADDR, "--ephemeral"), "--relay and --ephemeral"),
+        (("publish", ".", "--repo", "a/b", "--ephemeral"), "--ephemeral"),
+        (("publish", ".", "--ephemeral", "--no-daemon"), None),
     ],
 )
 def test_what_a_node_that_runs_cannot_do_is_said(
@@ -84,6 +83,13 @@ def test_what_a_node_that_runs_cannot_do_is_said(
     start = "lattica: the node that runs here is not used: this command starts its own, for "
     assert lines == ([] if told is None else [start + told])
     assert len(began) == 2
+
+
+@pytest.mark.parametrize("ref", [str(SERVED), str(Ticket(SERVED, OTHER, ())), "crdt:doc/chat@7"])
+def test_only_what_leads_elsewhere_one_day_is_watched(ref: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["fetch", ref, "--watch", "--data-dir", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "can be followed" in result.output
 
 
 @pytest.mark.parametrize("arguments", [("nothing", "."), (".", "nothing")])

@@ -15,10 +15,13 @@ import trio
 
 from lattica import Lattica, Node
 from lattica.config import NodeConfig, load_config
-from lattica.content import ByteRange
+from lattica.content import ByteRange, Ticket, fetch
+from lattica.content.names.record import NameRef
+from lattica.content.names.resolver import NameResolver
 from lattica.content.publish.service import service_of
-from lattica.daemon.api.client import NodeClient
+from lattica.daemon.api.client import NodeClient, Responses
 from lattica.daemon.api.methods import Methods
+from lattica.daemon.api.pb import node_pb2 as pb
 from lattica.daemon.api.values import unpack
 from lattica.daemon.node.member import Member
 from lattica.daemon.node.running import member_of
@@ -27,7 +30,9 @@ from lattica.errors import (
     ContentError,
     ContentNotFoundError,
     DaemonError,
+    DaemonGoneError,
     LocalProtocolError,
+    NameNotFoundError,
     SignatureError,
     TicketError,
 )
@@ -280,6 +285,85 @@ async def test_a_registry_leads_to_what_the_node_publishes(tmp_path: Path) -> No
             await there(lambda: source.publish(tmp_path / "later.bin", registry="cluster/chat"))
         later = await there(lambda: source.publish(tmp_path / "later.bin", registry=name))
         assert later.registry == f"{name}@{later.cid[7:19]}"
+
+
+async def test_a_revision_of_a_repository_is_there_until_it_is_unpublished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("{}")
+    (tmp_path / "model/link").symlink_to("config.json")
+    async with daemon(tmp_path / "a") as (member, source), Node(config_of(tmp_path / "b")) as other:
+        await there(lambda: source.connect(str(other.addrs[0])))
+        with monkeypatch.context() as patched:
+
+            async def fail(*_: object) -> None:
+                raise ContentError("unreadable")
+
+            patched.setattr("lattica.content.hub.publishing.describe_revision", fail)
+            with pytest.raises(ContentError, match="unreadable"):
+                await there(lambda: source.publish(tmp_path / "model", repo="org/llama"))
+        assert not (await there(source.status)).publications
+        with pytest.raises(TicketError):
+            await there(lambda: source.publish(tmp_path / "model", repo="a/b/c"))
+        made = await there(lambda: source.publish(tmp_path / "model", repo="org/llama@v1"))
+        assert (made.repo, made.name, made.files) == ("org/llama@v1", "llama", 2)
+        again = await there(lambda: source.publish(tmp_path / "model", "other", repo="org/llama"))
+        assert again.cid != made.cid  # a manifest has its name
+        owner, resolver = member.node.peer_id, NameResolver(other)
+        found = {}
+        for name in ("hf/org/llama@v1", "hf/org/llama@main", "hf/org/llama"):
+            found[name] = (await resolver.resolve(NameRef(owner, name))).target
+        first, latest, last = found.values()
+        assert str(first.cid) == made.cid
+        assert str(latest.cid) == again.cid
+        assert latest == last
+        assert first.description is not None
+        await fetch(other, Ticket(first.description, owner, ()), tmp_path / "out")
+        await there(lambda: source.unpublish(made.ticket))
+        with pytest.raises(NameNotFoundError, match="does not have it"):
+            await resolver.resolve(NameRef(owner, "hf/org/llama@v1"))
+        with pytest.raises(ContentNotFoundError):
+            await fetch(other, Ticket(first.description, owner, ()), tmp_path / "two")
+        assert (await resolver.resolve(NameRef(owner, "hf/org/llama"))).target == last
+        with trio.fail_after(60):  # the other one, and what describes it
+            while member.node.dht.status().provided != 2:
+                await trio.sleep(0.01)
+
+
+async def test_a_directory_follows_a_name_as_long_as_the_call_lasts(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/one").write_text("1")
+    async with daemon(tmp_path / "a") as (publisher, source):
+        name = f"{publisher.node.addrs[0]}/model"
+        async with daemon(tmp_path / "b") as (member, sink):
+            made = await there(lambda: source.publish(tmp_path / "model", "model"))
+            with pytest.raises(LocalProtocolError, match="only a name"):
+                await there(lambda: next(sink.follow(made.ticket, tmp_path / "out")))
+            with pytest.raises(NameNotFoundError):
+                await there(lambda: next(sink.follow(f"{name}-2", tmp_path / "out")))
+            versions = sink.follow(name, tmp_path / "out")
+            assert (await there(lambda: _version(versions))).cid == made.cid
+            (tmp_path / "model/one").unlink()
+            (tmp_path / "model/two").write_text("2")
+            later = await there(lambda: source.publish(tmp_path / "model", "model"))
+            done = await there(lambda: _version(versions))
+            assert (done.cid, [*done.removed_files]) == (later.cid, [str(tmp_path / "out/one")])
+            assert (tmp_path / "out/two").read_text() == "2"
+            [transfer] = member.transfers
+            assert (transfer.kind, transfer.phase) == ("follow", "done")
+            versions.close()
+            while [*member.transfers]:
+                await trio.sleep(0.01)
+            other = NodeClient(sink.socket)
+            versions = other.follow(name, tmp_path / "out")
+            assert (await there(lambda: _version(versions))).bytes_fetched == 0
+        with pytest.raises(DaemonGoneError), other:
+            await there(lambda: next(versions))
+
+
+def _version(responses: Responses[pb.FetchProgress]) -> pb.FetchDone:
+    return next(each for each in responses if each.HasField("done")).done
 
 
 async def test_no_thread_of_the_api_outlives_it(tmp_path: Path) -> None:
