@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -444,6 +445,54 @@ def test_a_child_ends_with_its_stdin(tmp_path):
 
     pid = run_child(tmp_path, code, use)
     assert not Path(f"/proc/{pid}").exists()
+
+
+STARTS_ANOTHER = """
+import subprocess
+other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+c.ready(str(other.pid), 1)
+"""
+
+
+async def gone(pid: int) -> None:
+    """Wait until a process runs no more; one that nobody waits for is a zombie then."""
+    status = Path(f"/proc/{pid}/stat")
+    with trio.fail_after(60):
+        while status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z":
+            await trio.sleep(0.01)
+
+
+@pytest.mark.parametrize("then", ["threading.Event().wait()", "os._exit(3)", "deaf"])
+def test_what_a_child_has_started_ends_with_it(tmp_path, monkeypatch, then):
+    code = f"import os, threading, time\n{IN_CHILD}{STARTS_ANOTHER}{then}\n"
+    if then == "deaf":
+        monkeypatch.setattr("tools.bench.children.STOP_GRACE", 0.05)
+        code = code.replace("c = bc", "bc.Child._watch_stdin = lambda _: None\nc = bc")
+        code = code.replace("deaf\n", "time.sleep(600)\n")
+
+    async def use(child):
+        return int(str((await child.event("ready"))["addr"]))
+
+    pid = run_child(tmp_path, code, use)
+    trio.run(gone, pid)
+
+
+def test_what_a_child_has_started_ends_when_its_runner_was_killed(tmp_path):
+    """Then nobody is left but the child, which sees its standard input end."""
+    script = tmp_path / "child.py"
+    path = f"import sys\nsys.path.insert(0, {str(runner.PROGRAMS)!r})\n"
+    script.write_text(f"{path}{IN_CHILD}{STARTS_ANOTHER}\nother.wait()\n")
+    with subprocess.Popen(
+        [sys.executable, str(script)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        pid = int(json.loads(child.stdout.readline())["addr"])
+        child.stdin.close()
+        trio.run(gone, pid)
 
 
 def test_sending_to_a_child_that_has_gone_is_an_error(tmp_path):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -104,15 +105,18 @@ class Child:
             raise BenchError(f"{self._what} ended early{self.last_words()}") from None
 
     async def stop(self) -> None:
-        """End its stdin, which makes it leave; kill it if it does not. Shielded, bounded."""
+        """End its stdin, which makes it leave; kill it if it does not. Shielded, bounded.
+
+        Either way with all that it has started and that is still there.
+        """
         assert self._process.stdin is not None
         with trio.CancelScope(shield=True):
             await self._process.stdin.aclose()
             with trio.move_on_after(STOP_GRACE):
                 await self._process.wait()
-            if self._process.returncode is None:
-                self._process.kill()
-                await self._process.wait()
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            await self._process.wait()
 
 
 @asynccontextmanager
@@ -130,6 +134,7 @@ async def start(what: str, command: Sequence[str], folder: Path) -> AsyncIterato
             stderr=errors,
             cwd=folder,
             env=_environment(),
+            start_new_session=True,  # what it starts is ended with it
         )
         child = Child(what, process, errors)
         try:

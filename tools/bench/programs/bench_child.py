@@ -13,7 +13,7 @@ Lines on the child's stdout, one JSON object each:
   `{"event": "result", "values": {case: number}, "note": …, "bytes": N}`.
 - either: `{"event": "error", "message": …}` or `{"event": "unsupported", "message": …}`.
 
-A child ends when its stdin ends, so none outlives its runner.
+A child ends when its stdin ends, and what it has started does, so none outlives its runner.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import json
 import os
 import queue
 import resource
+import signal
 import sys
 import threading
 import time
@@ -105,6 +106,10 @@ class Child:
     def _watch_stdin(self) -> None:
         for line in sys.stdin:
             self._replies.put(json.loads(line))
+        # With all that it has started: the runner, which gave it a session of its own, may have
+        # been killed, and is then not there to do it.
+        if os.getsid(0) == os.getpid():
+            os.killpg(0, signal.SIGKILL)
         os._exit(0)
 
     def emit(self, event: str, **fields: object) -> None:
