@@ -386,12 +386,18 @@ def _clocks(facts: DoctorFacts) -> Finding | None:
     agreeing = len(offsets) - len(off)
     if agreeing and agreeing >= len(off):
         text = f"This machine's clock agrees with {agreeing} relays, but {words}: theirs is wrong."
-        return Finding("clock", State.WARN, text, "Tell whoever runs the relay.")
+        return Finding(
+            "clock",
+            State.WARN,
+            text,
+            "Tell whoever runs the relay: tokens that it has given run out by its clock.",
+        )
     return Finding(
         "clock",
         State.WARN,
         f"This machine's clock or a relay's is wrong: {words}.",
-        "See which of them differs from the time that your phone shows.",
+        "See which of them differs from the time that your phone shows. Tokens that a relay has "
+        "given run out by its clock.",
     )
 
 

@@ -5,12 +5,13 @@ than it is (bidirectional overrides, characters without width), nor forge lines.
 printable, as :meth:`str.isprintable` has it (Unicode's categories "other" and "separator" but the
 space), is shown by its code. This is done where text leaves the program, so that no source has to
 remember it: in log lines (`lattica.logs`), by the commands (`lattica.cli.shared.terminal`), and in
-the text of every error of ours. Pure, and imports nothing.
+the text of every error of ours. Pure, and imports nothing of ours.
 """
 
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 
 def printable(text: str) -> str:
@@ -39,3 +40,11 @@ def json_text(value: object, *, indent: int | None = None) -> str:
     """A JSON value in printable ASCII. What JSON does not have becomes its text."""
     # json escapes all but this one.
     return json.dumps(value, indent=indent, default=str).replace("\x7f", "\\u007f")
+
+
+def utc_text(unix_time: float) -> str:
+    """A time of somebody's clock, in UTC to the second; as a number where there is no such date."""
+    try:
+        return f"{datetime.fromtimestamp(unix_time, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (ValueError, OverflowError, OSError):
+        return f"{round(unix_time)} s after 1970"

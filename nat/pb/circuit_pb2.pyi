@@ -29,7 +29,7 @@ MALFORMED_MESSAGE: Status
 UNEXPECTED_MESSAGE: Status
 
 class HopMessage(_message.Message):
-    __slots__ = ("type", "peer", "reservation", "limit", "status", "token")
+    __slots__ = ("type", "peer", "reservation", "limit", "status", "token", "clock")
     class Type(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         RESERVE: _ClassVar[HopMessage.Type]
@@ -44,13 +44,15 @@ class HopMessage(_message.Message):
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_FIELD_NUMBER: _ClassVar[int]
     type: HopMessage.Type
     peer: Peer
     reservation: Reservation
     limit: Limit
     status: Status
     token: bytes
-    def __init__(self, type: _Optional[_Union[HopMessage.Type, str]] = ..., peer: _Optional[_Union[Peer, _Mapping]] = ..., reservation: _Optional[_Union[Reservation, _Mapping]] = ..., limit: _Optional[_Union[Limit, _Mapping]] = ..., status: _Optional[_Union[Status, str]] = ..., token: _Optional[bytes] = ...) -> None: ...
+    clock: int
+    def __init__(self, type: _Optional[_Union[HopMessage.Type, str]] = ..., peer: _Optional[_Union[Peer, _Mapping]] = ..., reservation: _Optional[_Union[Reservation, _Mapping]] = ..., limit: _Optional[_Union[Limit, _Mapping]] = ..., status: _Optional[_Union[Status, str]] = ..., token: _Optional[bytes] = ..., clock: _Optional[int] = ...) -> None: ...
 
 class StopMessage(_message.Message):
     __slots__ = ("type", "peer", "limit", "status")

@@ -15,6 +15,7 @@ from lattica.daemon.access.database import TokenRow
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId, parse_peer_id
 from lattica.nat.base.net.ip import IpAddress
+from lattica.nat.base.printable import utc_text
 from lattica.nat.traversal.relay.server.access import ALLOWED, Denial, Lists, Standing
 from lattica.nat.traversal.relay.token import Token, open_token
 
@@ -130,8 +131,19 @@ class RelayAccess:
                 return known.verdict
             return listed if self._strangers else _UNKNOWN
         if self._mode == "token" and isinstance(listed, Denial):
-            return _NO_TOKEN
+            return self._no_token(peer)
         return listed
+
+    def _no_token(self, peer: PeerId) -> Denial:
+        """Why a peer has no token that holds: whoever reads the log sees when it ran out, and what
+        clock says so."""
+        shown = self._shown.get(peer)
+        had = [*self._given.get(peer, ()), *([] if shown is None else [shown])]
+        ends = max((token.not_after for token in had if token.id not in self._revoked), default=0)
+        if not ends:
+            return _NO_TOKEN
+        when, now = utc_text(ends), utc_text(self._clock())
+        return Denial(f"the peer's token ran out at {when}; this machine's clock says {now}")
 
     def _token_of(self, peer: PeerId) -> Token | None:
         """One that holds: what it has shown, or of several the one given last."""
@@ -161,7 +173,9 @@ class RelayAccess:
             token = open_token(data)
         except RemoteProtocolError:
             return  # it is as good as none
-        if token.relay == self._relay and token.peer == peer and self._holds(token, self._clock()):
+        if token.relay != self._relay or token.peer != peer:
+            return
+        if peer not in self._shown or self._holds(token, self._clock()):
             _remember(self._shown, peer, token)
 
     async def _inquire(self, peer: PeerId, ip: IpAddress | None) -> None:

@@ -15,6 +15,7 @@ first has the part between relay and peer twice, until the connection is there.
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
@@ -198,17 +199,18 @@ class CircuitTransport:
         deadline = trio.current_time() + self._config.circuit_timeout
         with trio.move_on_at(deadline):
             connection = await self._connect_relay(relay, relay_addr)
-            stream = await _send_request(connection, Connect(target, self._config.token_for(relay)))
-            return CircuitConn(stream, answer=lambda: self._take_answer(stream, deadline))
+            token = self._config.token_for(relay)
+            stream = await _send_request(connection, Connect(target, token))
+            return CircuitConn(stream, answer=lambda: self._take_answer(stream, token, deadline))
         limit = self._config.circuit_timeout
         raise TimeoutError(f"the relay is not connected within {limit:g} s relay={relay}")
 
-    async def _take_answer(self, stream: Stream, deadline: float) -> Limit | None:
+    async def _take_answer(self, stream: Stream, token: bytes, deadline: float) -> Limit | None:
         """The relay's answer to a request for a circuit, with its limit."""
         with trio.move_on_at(deadline):
             answer = await _read_status(stream)
             if answer.status is not Status.OK:
-                raise connect_refused(stream.peer_id, answer.status)
+                raise connect_refused(stream.peer_id, answer, token, time.time())
             return answer.limit
         limit = self._config.circuit_timeout
         raise TimeoutError(f"the relay has not answered within {limit:g} s relay={stream.peer_id}")

@@ -101,6 +101,9 @@ class HopStatus:
     status: Status
     reservation: Reservation | None = None
     limit: Limit | None = None
+    clock: int | None = None
+    """The relay's Unix time, by which tokens run out: relays of ours say it where they do not allow
+    something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +153,13 @@ def _to_protobuf(message: HopMessage | StopMessage) -> Message:
                 peer=pb.Peer(id=peer.to_bytes()),
                 token=token or None,
             )
-        case HopStatus(status, reservation, limit):
+        case HopStatus(status, reservation, limit, clock):
             return pb.HopMessage(
                 type=pb.HopMessage.STATUS,
                 status=pb.Status.Name(status),
                 reservation=_reservation_to_protobuf(reservation),
                 limit=_limit_to_protobuf(limit),
+                clock=clock,
             )
         case StopConnect(peer, limit):
             return pb.StopMessage(
@@ -205,6 +209,7 @@ def decode_hop(data: bytes) -> HopMessage:
                 _status(message.status),
                 _reservation(message.reservation) if has_reservation else None,
                 _limit(message.limit) if message.HasField("limit") else None,
+                message.clock if message.HasField("clock") else None,
             )
         case other:
             raise RemoteProtocolError(f"hop message of unknown type {other}")

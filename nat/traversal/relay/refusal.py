@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.keys.identity import PeerId
-from lattica.nat.traversal.relay.messages import Status
+from lattica.nat.base.printable import utc_text
+from lattica.nat.traversal.relay.client.status import CLOCKS_AGREE
+from lattica.nat.traversal.relay.messages import HopStatus, Status
+from lattica.nat.traversal.relay.token import open_token
 
 _CONNECT = {
     Status.RESOURCE_LIMIT_EXCEEDED: "the relay has too many circuits",
@@ -32,13 +35,38 @@ class RelayRefusedError(LatticaError):
         self.status = status
 
 
-def connect_refused(relay: PeerId, status: Status) -> RelayRefusedError:
-    """The answer to a request for a circuit was not OK."""
-    return RelayRefusedError(relay, status, _CONNECT.get(status, "the relay refuses the circuit"))
+def connect_refused(
+    relay: PeerId, answer: HopStatus, token: bytes, wall: float
+) -> RelayRefusedError:
+    """The answer to a request for a circuit was not OK.
+
+    `token` is what was shown (empty: none), `wall` this machine's Unix time.
+    """
+    reason = _CONNECT.get(answer.status, "the relay refuses the circuit")
+    return RelayRefusedError(relay, answer.status, reason + _clocks(answer, token, wall))
 
 
-def reserve_refused(relay: PeerId, status: Status) -> RelayRefusedError:
-    """The answer to a request for a reservation was not OK."""
-    return RelayRefusedError(
-        relay, status, _RESERVE.get(status, "the relay refuses the reservation")
-    )
+def reserve_refused(
+    relay: PeerId, answer: HopStatus, token: bytes, wall: float
+) -> RelayRefusedError:
+    """The answer to a request for a reservation was not OK; as :func:`connect_refused`."""
+    reason = _RESERVE.get(answer.status, "the relay refuses the reservation")
+    return RelayRefusedError(relay, answer.status, reason + _clocks(answer, token, wall))
+
+
+def _clocks(answer: HopStatus, token: bytes, wall: float) -> str:
+    """Whose clock says what, where that may be why: a token ends by the relay's."""
+    if answer.clock is None:
+        return ""
+    ends = open_token(token).not_after if token else 0
+    differ = abs(answer.clock - wall) > CLOCKS_AGREE
+    text = ""
+    if 0 < ends <= answer.clock:
+        text = f"; the token ran out at {utc_text(ends)}, as the relay's clock says it is "
+    elif differ:
+        text = "; the relay's clock, by which tokens run out, says it is "
+    if text:
+        text += utc_text(answer.clock)
+    if differ:
+        text += f", and this machine's {utc_text(wall)}: one of the two is wrong"
+    return text

@@ -500,16 +500,17 @@ class RelayClient:
             with trio.fail_after(self._config.request_timeout):
                 if r.connection is None:
                     raise RemoteProtocolError("the connection has ended")
-                stream, answer = await ask_relay(
-                    r.connection, Reserve(self._config.token_for(r.relay))
-                )
+                token = self._config.token_for(r.relay)
+                stream, answer = await ask_relay(r.connection, Reserve(token))
                 stream.close()
+            wall = self._wall_clock()
+            if answer.clock is not None:
+                self._note_clock(r, answer.clock - wall)
             if answer.status is not Status.OK:
-                raise reserve_refused(r.relay, answer.status)
+                raise reserve_refused(r.relay, answer, token, wall)
             if answer.reservation is None:
                 raise RemoteProtocolError("the relay agrees, but gives no reservation")
             reservation, limit = answer.reservation, answer.limit
-            wall = self._wall_clock()
             lifetime = lifetime_of(
                 reservation,
                 relay=r.relay,

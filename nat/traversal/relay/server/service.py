@@ -330,7 +330,9 @@ class RelayService:
         self._publish(
             Refused(stream.peer_id, target, refusal.status, refusal.reason, refusal.limit)
         )
-        await stream.send_message(encode(HopStatus(refusal.status)))
+        is_denied = refusal.status is Status.PERMISSION_DENIED
+        clock = int(time.time()) if is_denied else None
+        await stream.send_message(encode(HopStatus(refusal.status, clock=clock)))
 
     async def _reserve(self, stream: Stream) -> None:
         peer_id = stream.peer_id

@@ -111,6 +111,34 @@ async def test_a_token_is_of_use_to_its_peer_while_it_holds():
     assert not served(rules, ALICE)
 
 
+@pytest.mark.parametrize("is_shown", [True, False])
+async def test_why_a_token_holds_no_more_names_the_clock_that_says_so(is_shown):
+    clock = Clock()
+    rules = access("token", clock=clock)
+    ends = int(clock.now) - 3600
+    if is_shown:
+        token = Token(RELAY.peer_id, ALICE, "11" * 8, ends)
+        await rules.learn(ALICE, seal_token(RELAY, token), None)
+    else:
+        rules.set_tokens([row(ALICE, not_after=ends)])
+    found = rules.standing(ALICE)
+    assert isinstance(found, Denial)
+    assert "ran out at 2027-01-15 07:00:00 UTC" in found.reason
+    assert "this machine's clock says 2027-01-15 08:00:00 UTC" in found.reason
+    unknown = rules.standing(BOB)
+    assert isinstance(unknown, Denial)
+    assert "clock" not in unknown.reason
+
+
+async def test_a_token_that_has_run_out_takes_no_other_ones_place():
+    clock = Clock()
+    rules = access("token", clock=clock)
+    for name, ends in (("11", -1), ("22", 60), ("33", -1)):
+        token = Token(RELAY.peer_id, ALICE, name * 8, int(clock.now) + ends)
+        await rules.learn(ALICE, seal_token(RELAY, token), None)
+        assert served(rules, ALICE) is (name != "11")
+
+
 async def test_a_token_of_another_relay_or_damaged_or_revoked_is_none():
     other = Identity.generate()
     rules = access("token")

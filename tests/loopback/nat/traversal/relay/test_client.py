@@ -22,6 +22,7 @@ from lattica.nat.base.concurrency.exception_groups import single_error
 from lattica.nat.base.keys.identity import Identity, PeerId
 from lattica.nat.base.net.addresses import Kind, kind_of
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.printable import utc_text
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.events import AddressesChanged, NetworkChanged
@@ -43,6 +44,7 @@ from lattica.nat.traversal.relay.messages import (
     encode,
 )
 from lattica.nat.traversal.relay.server.limits import RelayLimits, StrangerLimits
+from lattica.nat.traversal.relay.token import Token, seal_token, token_text
 from lattica.nat.traversal.relay.voucher import seal
 from tests.support.nets.nets import LISTEN_ON, ask_echo, running, settled, swarm_config, unused_port
 from tests.support.nets.relay_nets import (
@@ -272,6 +274,25 @@ async def test_a_wrong_clock_of_a_relay_of_others_costs_no_reservation(hours):
         await client.wait_ready(60)
         renewed = client._relays[relay.identity.peer_id].reserving.due - trio.current_time()
         assert 50 < renewed <= 300
+
+
+async def test_a_refusal_tells_of_a_relays_clock_by_which_a_token_has_run_out():
+    ends = int(time.time()) + 3600
+
+    async def refuse(stream: Stream) -> None:
+        await stream.receive_message(MAX_MESSAGE)
+        answer = HopStatus(Status.PERMISSION_DENIED, clock=int(time.time()) + 7200)
+        await stream.send_message(encode(answer))
+
+    async with scripted_relay(refuse) as relay, running() as bob:
+        token = Token(relay.identity.peer_id, bob.identity.peer_id, "00" * 8, ends)
+        texts = (token_text(seal_token(relay.identity, token)),)
+        async with reserving(bob, addr_of(relay), tokens=texts) as client:
+            await settled(lambda: bool(status_of(client, relay).last_error))
+            status = status_of(client, relay)
+        assert f"the token ran out at {utc_text(ends)}, as the relay's clock" in status.last_error
+        assert "one of the two is wrong" in status.last_error
+        assert status.clock_offset == pytest.approx(7200, abs=600)
 
 
 async def test_what_is_run_again_after_an_error_is_as_new():

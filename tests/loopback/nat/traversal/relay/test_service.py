@@ -377,8 +377,11 @@ async def test_whole_connections_go_through():
         service = RelayService(target.swarm, RelayLimits(open_to_strangers=True))
         target.swarm.protocols.handle_all(service.handlers)
         for request in (Reserve(), Connect(relay.swarm.identity.peer_id)):
+            before = int(time.time())
             stream, answer = await ask_relay(connection, request)
-            assert answer == HopStatus(Status.PERMISSION_DENIED)
+            assert answer.status is Status.PERMISSION_DENIED
+            assert answer.clock is not None
+            assert before <= answer.clock <= time.time()
             await stream.aclose()
         await source.swarm.disconnect(target.peer_id)
         await settled(lambda: relay.service.stats.circuits == 0)

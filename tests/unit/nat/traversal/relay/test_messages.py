@@ -42,6 +42,7 @@ ADDR = Multiaddr(f"/ip4/192.0.2.1/tcp/4001/p2p/{RELAY.peer_id}")
         (Reserve(), "0800"),
         (Connect(PEER.peer_id), "0801 1228 0a26" + PEER_BYTES.hex()),
         (HopStatus(Status.NO_RESERVATION), "0802 28cc01"),
+        (HopStatus(Status.PERMISSION_DENIED, clock=1_800_000_000), "0802 28ca01 809d01 80a4a7da06"),
         (HopStatus(Status.OK, limit=Limit(120, 1 << 20)), "0802 2206 0878 10808040 2864"),
         (HopStatus(Status.OK, Reservation(1_700_000_000)), "0802 1a06 0880e2cfaa06 2864"),
         (StopConnect(PEER.peer_id), "0800 1228 0a26" + PEER_BYTES.hex()),
