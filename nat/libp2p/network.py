@@ -359,10 +359,9 @@ class NetworkService(INetworkService):
         }
 
     def get_peer_health_summary(self, peer_id: ID) -> dict[str, Any]:
-        now = trio.current_time()
         return {
             str(connection.remote_addr): {
-                "age_seconds": now - connection.established_at,
+                "age_seconds": connection.age,
                 "rtt_seconds": connection.session.rtt,
                 "streams": connection.stream_count,
             }

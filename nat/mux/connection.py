@@ -195,6 +195,11 @@ class Connection(InProcess, ABC):
         return self.session.rtt
 
     @property
+    def age(self) -> float:
+        """Seconds since it was established."""
+        return trio.current_time() - self.established_at
+
+    @property
     def stream_count(self) -> int:
         return len(self.session.streams)
 
@@ -545,7 +550,7 @@ class Connection(InProcess, ABC):
             return
         self.closed_reason = reason
         wanted = self._closing or self.session.went_away or reason == _BY_THIS_SIDE
-        lasted = trio.current_time() - self.established_at >= _LASTING
+        lasted = self.age >= _LASTING
         self.interrupted = lasted and not wanted and bool(self.session.streams)
         silent = trio.current_time() - self.session.last_received
         if self.interrupted and silent >= self.session.timeouts.keep_alive_interval + _PONG_GRACE:

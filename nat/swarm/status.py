@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import trio
+from typing import TYPE_CHECKING
 
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.multiaddr import Multiaddr
-from lattica.nat.mux.connection import Connection, Direction
+
+if TYPE_CHECKING:
+    from lattica.nat.mux.connection import Connection, Direction
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class ConnectionStatus:
             connection.path,
             connection.remote_addr,
             connection.direction,
-            trio.current_time() - connection.established_at,
+            connection.age,
             connection.rtt,
             connection.stream_count,
             connection.cipher,

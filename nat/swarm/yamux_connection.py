@@ -11,6 +11,7 @@ gathered, and sent when they are enough, or when the writer runs.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -136,7 +137,7 @@ class YamuxConnection(Connection):
         self._write_wake = Waiter()
         self._flushed = Waiter()
         self._messages_per_batch = _MESSAGES_PER_BATCH
-        self._sent_at = self._gathers_until = 0.0
+        self._sent_at = self._gathers_until = -math.inf
         self._unsent = b""
         """What is left of a message that was sent in the writer's place."""
         self._gathered: int | None = None

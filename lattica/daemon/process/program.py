@@ -333,8 +333,7 @@ class ProcessNode:
         mirror = self._best(peer)
         if mirror is None:
             return None
-        age = trio.current_time() - mirror.established_at
-        return PathStatus(mirror.path, mirror.remote_addr, None, age, mirror.rtt, (), None)
+        return PathStatus(mirror.path, mirror.remote_addr, None, mirror.age, mirror.rtt, (), None)
 
     def events(self) -> AbstractContextManager[EventStream]:
         """Changes of paths alone: what services of this process ask for."""

@@ -38,6 +38,12 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert not modules_after("import lattica") & {"trio", "libp2p", "cryptography", "tomllib"}
 
 
+def test_the_configuration_is_read_without_what_a_node_runs_on() -> None:
+    """`lattica id`, `status` and what is done by the node that runs here need nothing else."""
+    loaded = modules_after("import lattica.config")
+    assert not loaded & {"trio", "libp2p", "ssl", "lattica.nat.mux.connection", "lattica.content"}
+
+
 def test_importing_a_floor_leaves_the_others_alone() -> None:
     loaded = modules_after("import lattica.nat.config")
     assert not loaded & {"lattica.rpc", "lattica.crdt", "lattica.dht", "lattica.node"}
