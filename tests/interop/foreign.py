@@ -21,8 +21,8 @@ ECHO = "/lattica-test/echo/1.0.0"
 PING = "/ipfs/ping/1.0.0"
 IDENTIFY = "/ipfs/id/1.0.0"
 
-START_TIMEOUT = 60.0
-REQUEST_TIMEOUT = 30.0
+START_TIMEOUT = 120.0
+REQUEST_TIMEOUT = 120.0
 STOP_TIMEOUT = 3.0
 
 

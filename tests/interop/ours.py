@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
 CHUNK = 64 * 1024
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds after which something that should happen soon has not happened."""
 
 

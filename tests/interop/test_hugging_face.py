@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from tests.loopback.commands.commands import LATTICA, LISTEN, environment, published
 
-pytestmark = [pytest.mark.foreign, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.foreign
 
 REPOSITORY = "my-org/my-model"
 SNAPSHOT = f"""
@@ -119,7 +119,7 @@ def client(installed: Path, endpoint: str, script: str, *arguments: str | Path) 
              "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HOME": str(arguments[0])},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

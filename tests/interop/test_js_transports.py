@@ -17,7 +17,7 @@ from tests.interop.ours import (
     ping,
 )
 
-pytestmark = [pytest.mark.foreign, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.foreign
 
 SIZE = 3 * 1024 * 1024
 WEBSOCKET = ("/ip4/127.0.0.1/tcp/0/ws",)
@@ -42,7 +42,7 @@ async def test_websocket_dialed_by_us(js_installed, tmp_path):
 async def test_websocket_dialed_by_js(js_installed, tmp_path):
     async with js_peer(js_installed, tmp_path) as partner, our_node(WEBSOCKET) as node:
         await partner.connect(address(node, ending="/ws"))
-        await node.wait_connected(partner.peer_id, timeout=60)
+        await node.wait_connected(partner.peer_id, timeout=120)
         await exercise(node, partner)
 
 
@@ -70,7 +70,7 @@ async def test_private_network_dialed_by_js(js_installed, tmp_path, listen):
         our_node(listen, psk=psk) as node,
     ):
         await partner.connect(address(node, ending="/ws" if listen is WEBSOCKET else ""))
-        await node.wait_connected(partner.peer_id, timeout=60)
+        await node.wait_connected(partner.peer_id, timeout=120)
         await exercise(node, partner)
 
 

@@ -19,7 +19,7 @@ from tests.interop.foreign import ScriptPeer, js_script
 from tests.interop.godaemon import GoDaemon, go_daemon
 from tests.interop.ours import PATIENCE, address, our_node
 
-pytestmark = [pytest.mark.foreign, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.foreign
 
 KAD = "/ipfs/kad/1.0.0"
 MANY = 100

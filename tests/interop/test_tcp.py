@@ -26,7 +26,7 @@ from tests.interop.ours import (
     ping,
 )
 
-pytestmark = [pytest.mark.foreign, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.foreign
 
 MIB = 1024 * 1024
 
@@ -62,7 +62,7 @@ async def test_we_dial(start_partner):
 async def test_we_are_dialed(start_partner):
     async with start_partner() as partner, our_node() as node:
         await partner.connect(address(node))
-        await node.wait_connected(partner.peer_id, timeout=60)
+        await node.wait_connected(partner.peer_id, timeout=120)
         await exercise(node, partner)
 
 

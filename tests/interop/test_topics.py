@@ -17,7 +17,7 @@ from tests.interop.foreign import ScriptPeer, js_script
 from tests.interop.godaemon import go_daemon
 from tests.interop.ours import PATIENCE, address, our_node
 
-pytestmark = [pytest.mark.foreign, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.foreign
 
 TOPIC = "lattica-test/news"
 

@@ -62,7 +62,7 @@ class Holder:
         command = self.command("ip", "-batch", "-")
         subprocess.run(command, input="\n".join(lines).encode(), check=True)
 
-    def run(self, *arguments: str, timeout: float = 60) -> str:
+    def run(self, *arguments: str, timeout: float = 240) -> str:
         """Run Python with these arguments; what it wrote to stdout."""
         return subprocess.run(
             self.command(sys.executable, *arguments),
@@ -115,7 +115,7 @@ def namespaces(count: int) -> Iterator[list[Holder]]:
     try:
         for process in processes:
             # `unshare` enters the namespace a moment after it was started.
-            for _ in range(1000):
+            for _ in range(6000):
                 if os.readlink(f"/proc/{process.pid}/ns/net") != here:
                     break
                 time.sleep(0.01)
@@ -140,5 +140,5 @@ def run_in_namespace(setup: str, program: str) -> subprocess.CompletedProcess[st
         ["unshare", "-n", "sh", "-euc", setup, sys.executable, program],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )

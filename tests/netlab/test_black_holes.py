@@ -42,17 +42,16 @@ async def run(
         hosts=(Host("mirror"), Host("phone", link=link)),
         programs=(
             PublishProgram("share", "mirror", size_mib=size_mib, listen=listen, env=VERBOSE),
-            FetchProgram("get", "phone", "share", timeout_s=90.0, env=VERBOSE),
+            FetchProgram("get", "phone", "share", env=VERBOSE),
         ),
         faults=faults,
-        duration_s=110.0,
+        duration_s=500.0,
     )
     report = await run_scenario(scenario, Options(out=out))
     logs = [(out / f"{name}.stderr.log").read_text() for name in ("share", "get")]
     return report, "\n".join(logs)
 
 
-@pytest.mark.timeout(200)
 @pytest.mark.parametrize(
     "ways",
     [{}, {"down": False}],
@@ -66,7 +65,6 @@ async def test_tcp_that_connects_and_does_not_carry_is_left_for_quic(
     assert report.ok, log
 
 
-@pytest.mark.timeout(200)
 async def test_tcp_alone_goes_on_with_small_segments(tmp_path):
     fault = LinkChange(at_s=3.0, node="phone", link=narrow(1000))
     report, log = await run(tmp_path, CLEAR, fault, listen=(TCP,), size_mib=32)
@@ -74,7 +72,6 @@ async def test_tcp_alone_goes_on_with_small_segments(tmp_path):
     assert "does not carry" in log
 
 
-@pytest.mark.timeout(200)
 @pytest.mark.parametrize("ways", [{"down": False}, {}], ids=["up", "both"])
 async def test_quic_sends_smaller_datagrams_from_the_middle_of_a_transfer_on(
     tmp_path, ways: dict[str, Any]

@@ -31,7 +31,7 @@ async def main():
         for addr, given in zip(server.addrs, own):
             assert str(addr).startswith("/ip6zone/one/ip6/fe80::1/"), addr
             async with node() as client:
-                assert await client.connect(addr, timeout=60) == server.peer_id
+                assert await client.connect(addr, timeout=120) == server.peer_id
                 (peer,) = client.peers()
                 assert str(peer.connections[0].addr).startswith("/ip6zone/one/ip6/fe80::1/")
         async with node() as client:
@@ -50,7 +50,7 @@ async def main():
             rest = str(bound).removeprefix("/ip6/::")
             async with node() as client:
                 addr = f"/ip6zone/one/ip6/fe80::1{rest}/p2p/{server.peer_id}"
-                assert await client.connect(addr, timeout=60) == server.peer_id
+                assert await client.connect(addr, timeout=120) == server.peer_id
     print("ok")
 
 trio.run(main)

@@ -27,13 +27,13 @@ def node(listen):
 async def main():
     async with node("/ip6/fd00:1::1/tcp/0") as a, node("/ip6/fd00:1::1/tcp/0") as b:
         found = []
-        with trio.fail_after(60):
+        with trio.fail_after(120):
             while not found:
                 found = [peer async for peer in a.discovery.find_peers("t")]
         assert [peer.source for peer in found] == ["mdns"]
         assert [peer.peer_id for peer in found] == [b.peer_id]
         assert [str(addr) for addr in found[0].addrs] == [str(addr) for addr in b.addrs]
-        await a.connect(found[0].addrs, timeout=60)
+        await a.connect(found[0].addrs, timeout=120)
     print("ok")
 
 trio.run(main)
@@ -44,7 +44,7 @@ from lattica import Node, load_config
 
 async def main():
     settings = {"listen": [], "nat.port_mapping.enabled": False, "discovery.mdns": True}
-    with trio.fail_after(30):
+    with trio.fail_after(120):
         async with Node(load_config(environment={}, overrides=settings)) as node:
             assert await node.discovery.advertise("t") == 0
             assert [peer async for peer in node.discovery.find_peers("t")] == []

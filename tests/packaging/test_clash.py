@@ -50,7 +50,7 @@ def run(site: Path, code: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         cwd=site.parent,
         env={**os.environ, "PYTHONPATH": str(site)},
     )

@@ -14,7 +14,7 @@ import pytest
 
 from tests.packaging.conftest import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 # What Parallax 0.0.1 asks for (its pyproject.toml), without the original lattica, which we replace.
 PARALLAX = """
@@ -42,7 +42,7 @@ def default_index() -> list[str]:
     found = os.environ.get("PIP_INDEX_URL")
     if found is None:
         pip = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
-        result = subprocess.run(pip, capture_output=True, text=True, timeout=60)
+        result = subprocess.run(pip, capture_output=True, text=True, timeout=240)
         found = result.stdout if result.returncode == 0 else ""
     return ["--default-index", *shlex.split(found)[:1]] if found.strip() else []
 

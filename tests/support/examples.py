@@ -10,7 +10,7 @@ from pathlib import Path
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def run_example(name: str, data_home: Path, timeout: float = 100) -> str:
+def run_example(name: str, data_home: Path, timeout: float = 400) -> str:
     """Run one to its good end; what it printed.
 
     Its nodes keep what they keep in `data_home`; `timeout` in seconds.

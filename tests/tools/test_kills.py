@@ -10,7 +10,6 @@ from tools.kills.kills import KillsError, digests, kill_at_random
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
 async def test_whoever_is_killed_the_bytes_are_the_same(tmp_path: Path) -> None:
     killed = await kill_at_random(tmp_path, kills=4, seed=3, mib=12, say=print)
     assert killed.kills.total() == 4

@@ -31,7 +31,7 @@ SIZE = 16 * MB
 """Bytes of the file."""
 UPLINK = 2 * MB
 """Bytes a second that its publisher can send."""
-TIMEOUT = 100.0
+TIMEOUT = 300.0
 """Seconds for all of it."""
 _DELAY = 0.010
 _KILLED_FROM = 10

@@ -15,7 +15,7 @@ from tools.netlab.lab.programs import Event
 from tools.netlab.spec.theory import Expected
 
 MB = 1_000_000
-START_TIMEOUT = 60.0
+START_TIMEOUT = 180.0
 """Seconds that a command has until it is ready."""
 CLOSED_WITHIN = 5.0
 """Seconds after the fetch in which the relay may say that nobody uses it any more."""

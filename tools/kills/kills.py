@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import random
+import secrets
 import signal
 import socket
 import subprocess
@@ -29,7 +30,7 @@ _IN_TRANSFER = 0.8
 """How many of the kills are in the middle of the transfer; the others are at any time, as while
 programs start."""
 _PATIENCE = 300.0
-"""Seconds for the last fetch, on a machine that has much else to do."""
+"""Seconds for whatever is waited for, on a machine that has much else to do."""
 
 
 class KillsError(Exception):
@@ -115,8 +116,7 @@ async def kill_at_random(
     size = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
     rate = max(1, size // 20)
     # The same one each time that it is started, so that the ticket stays good.
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        where = f"/ip4/127.0.0.1/tcp/{free.getsockname()[1]}"
+    where = f"/ip4/127.0.0.1/tcp/{_unused_port()}"
     publisher = _Side(
         folder,
         "publisher",
@@ -177,6 +177,15 @@ async def kill_at_random(
                     await side.kill()
 
 
+def _unused_port() -> int:
+    """One below those that the kernel gives: nobody gets it while the publisher is dead."""
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+
+
 async def _until_more_came(fetcher: _Side, out: Path) -> None:
     """Wait, not for ever, until chunks are written that were not before."""
 
@@ -195,7 +204,7 @@ async def _until_more_came(fetcher: _Side, out: Path) -> None:
 
 
 async def _said(side: _Side) -> dict[str, Any]:
-    with trio.fail_after(60):
+    with trio.fail_after(_PATIENCE):
         while (found := side.said()) is None:
             if side.process.returncode is not None:
                 raise KillsError(f"the {side.name} has ended: {_words(side)}")

@@ -81,7 +81,7 @@ def scenario(
             for name in names
         ),
         faults=faults,
-        duration_s=seconds + 120,
+        duration_s=seconds + 300,
         settle_s=max(QUIET, seconds - last),
         seed=seed,
     )

@@ -19,7 +19,7 @@ from tests.interop.foreign import ScriptPeer, original_peer
 from tests.interop.ours import eventually, partner_connected
 from tests.interop.traversal.test_relay_server import our_relay
 
-pytestmark = [pytest.mark.foreign, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.foreign
 
 T = TypeVar("T")
 
@@ -101,24 +101,24 @@ async def pair(installed: Path, folder: Path) -> AsyncIterator[tuple[ScriptPeer,
         service = Interop(node)
         dial = node.get_visible_maddrs()
         async with original_peer(installed, folder, dial) as original:
-            await in_thread(node.lattica.wait_connected, original.peer_id, timeout=60)
+            await in_thread(node.lattica.wait_connected, original.peer_id, timeout=120)
             await partner_connected(original, node.lattica.peer_id)
             yield original, service, service.get_stub(original.peer_id)
 
 
 async def test_we_call_the_original(original_installed, tmp_path):
     async with pair(original_installed, tmp_path) as (original, _, stub):
-        assert await in_thread(lambda: stub.add(2, 3).result(timeout=60)) == 5
-        assert await in_thread(lambda: stub.add(b=2, a=40).result(timeout=60)) == 42
+        assert await in_thread(lambda: stub.add(2, 3).result(timeout=120)) == 5
+        assert await in_thread(lambda: stub.add(b=2, a=40).result(timeout=120)) == 42
         for value in VALUES:
             for method in (stub.echo, stub.big):
-                assert await in_thread(lambda m=method, v=value: m(v).result(timeout=60)) == value
+                assert await in_thread(lambda m=method, v=value: m(v).result(timeout=120)) == value
         body = bytes(SIZE)
-        assert await in_thread(lambda: stub.big(body).result(timeout=60)) == body
+        assert await in_thread(lambda: stub.big(body).result(timeout=120)) == body
         with pytest.raises(CompatError, match="no 7"):
-            await in_thread(lambda: stub.fail(7).result(timeout=60))
+            await in_thread(lambda: stub.fail(7).result(timeout=120))
         with pytest.raises(CompatError, match="no 7"):
-            await in_thread(lambda: stub.fail_streamed(7).result(timeout=60))
+            await in_thread(lambda: stub.fail_streamed(7).result(timeout=120))
         with pytest.raises(TypeError, match=r"the value\['x'\] is of type object"):
             stub.echo({"x": object()})
 
@@ -128,12 +128,12 @@ async def test_we_call_the_original(original_installed, tmp_path):
         assert await in_thread(next, items) == b"s0"
         items.cancel()
         before = -1
-        with trio.fail_after(60):
+        with trio.fail_after(120):
             while (now := await original.ask("yielded")) != before:  # it goes on no more
                 before = now
                 await trio.sleep(0.2)
         assert before < 1_000_000
-        assert await in_thread(lambda: stub.add(1, 1).result(timeout=60)) == 2
+        assert await in_thread(lambda: stub.add(1, 1).result(timeout=120)) == 2
         assert await original.ask("runs") == 3
 
 
@@ -160,7 +160,7 @@ async def test_the_original_calls_us(original_installed, tmp_path):
         service.closed = False
         found = await original.ask("iterate", peer=me, count=10_000_000, stop=5)
         assert found == [f"s{number}" for number in range(5)]
-        with trio.fail_after(60):
+        with trio.fail_after(120):
             while not service.closed:
                 await trio.sleep(0.02)
         assert service.yielded < 10_000_000
@@ -173,11 +173,11 @@ async def test_values_and_providers(original_installed, tmp_path):
         await in_thread(node.start_providing, "model")
         dial = node.get_visible_maddrs()
         async with original_peer(original_installed, tmp_path, dial) as original:
-            await in_thread(node.lattica.wait_connected, original.peer_id, timeout=60)
+            await in_thread(node.lattica.wait_connected, original.peer_id, timeout=120)
             await partner_connected(original, node.lattica.peer_id)
 
             async def gotten(key: str) -> Any:
-                with trio.fail_after(60):
+                with trio.fail_after(120):
                     while (found := await original.ask("get", key=key)) is None:
                         await trio.sleep(0.1)
                 return ast.literal_eval(found)
@@ -201,12 +201,12 @@ async def test_values_and_providers(original_installed, tmp_path):
             found = await in_thread(node.get, "blocks")
             assert found is not None
             assert {name: each.value for name, each in found.value.items()} == both
-            with trio.fail_after(60):
+            with trio.fail_after(120):
                 while await gotten("blocks") != both:
                     await trio.sleep(0.1)
 
             await original.ask("provide", key="their model")
-            with trio.fail_after(60):
+            with trio.fail_after(120):
                 while original.peer_id not in await in_thread(node.get_providers, "their model"):
                     await trio.sleep(0.1)
                 while node.peer_id() not in await original.ask("providers", key="model"):
@@ -227,8 +227,8 @@ async def test_over_a_relay(original_installed, tmp_path):
             assert path is not None
             assert path.path == "relayed"
             stub: Any = service.get_stub(original.peer_id)
-            assert await in_thread(lambda: stub.add(2, 3).result(timeout=60)) == 5
-            assert await in_thread(lambda: stub.big(bytes(300_000)).result(timeout=60)) == bytes(
+            assert await in_thread(lambda: stub.add(2, 3).result(timeout=120)) == 5
+            assert await in_thread(lambda: stub.big(bytes(300_000)).result(timeout=120)) == bytes(
                 300_000
             )
             assert await in_thread(lambda: [*stub.letters(3)]) == [b"s0", b"s1", b"s2"]

@@ -23,7 +23,7 @@ from tests.interop.ours import (
     ping,
 )
 
-pytestmark = [pytest.mark.foreign, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.foreign
 
 SECONDS_OF_LIFE = 3.0
 
@@ -59,7 +59,7 @@ async def test_we_are_dialed(original_installed, tmp_path):
     async with our_node() as node:
         dial = [address(node)]
         async with original_peer(original_installed, tmp_path, dial) as original:
-            await node.wait_connected(original.peer_id, timeout=60)
+            await node.wait_connected(original.peer_id, timeout=120)
             await exercise(node, original)
 
 

@@ -89,7 +89,7 @@ def call(service: Any, request: dict[str, Any]) -> str:
     """Python literals in and out."""
     stub = service.get_stub(request["peer"])
     method = getattr(stub, request["method"])
-    return repr(method(*ast.literal_eval(request["args"])).result(timeout=30))
+    return repr(method(*ast.literal_eval(request["args"])).result(timeout=120))
 
 
 def iterate(service: Any, request: dict[str, Any]) -> list[str]:

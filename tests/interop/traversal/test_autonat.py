@@ -21,10 +21,10 @@ from tools.netlab.spec.model import Scenario
 from tools.netlab.spec.nat import NAMES
 from tools.netlab.spec.topology import Host, Router
 
-pytestmark = [pytest.mark.foreign, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.foreign
 
 PORT = 4001
-PATIENCE = 90.0
+PATIENCE = 120.0
 FIREWALL = "firewall"
 SCENARIO = Scenario(
     "autonat",

@@ -100,7 +100,7 @@ async def test_their_client_and_our_responder():
         nursery.start_soon(StunResponder(relay).run)
         await wait_all_tasks_blocked()
         command = ["turnutils_natdiscovery", "-m", "-f", "-p", str(ports[0]), HOSTS[0]]
-        with trio.fail_after(60):
+        with trio.fail_after(120):
             result = await trio.run_process(command, capture_stdout=True, capture_stderr=True)
         nursery.cancel_scope.cancel()
     said = result.stdout.decode()

@@ -33,7 +33,7 @@ from tests.interop.ours import (
 )
 from tests.interop.traversal.relays import go_relay, js_relay_peer, relayed_node
 
-pytestmark = [pytest.mark.foreign, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.foreign
 
 SIZE = 20 * 1024
 

@@ -42,7 +42,7 @@ from tests.interop.ours import (
 from tests.interop.traversal.relays import js_relay_peer
 from tests.support.nets.nets import echo
 
-pytestmark = [pytest.mark.foreign, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.foreign
 
 SIZE = 3 * 1024 * 1024
 SAME = EchoResult(SIZE, SIZE, same=True)

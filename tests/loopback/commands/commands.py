@@ -23,9 +23,10 @@ from lattica.content.manifest.content_defined import cut_content
 
 LATTICA = (sys.executable, "-c", "from lattica.cli import main; main()")
 LISTEN = "/ip4/127.0.0.1/tcp/0"
-TIMEOUT = 60
-"""Seconds that a command may take."""
-_STOP_TIMEOUT = 20
+TIMEOUT = 240
+"""Seconds that a command may take, on a machine that has much else to do."""
+WAIT = "120"
+"""Seconds that it may wait for others: `--wait`."""
 
 
 @dataclass
@@ -133,7 +134,7 @@ def published(
     finally:
         process.terminate()
         try:
-            process.communicate(timeout=_STOP_TIMEOUT)
+            process.communicate(timeout=TIMEOUT)
         finally:
             process.kill()
 
@@ -152,7 +153,7 @@ def start_fetch(ticket: str, out: Path, *options: str) -> subprocess.Popen[str]:
 def fetch(ticket: str, out: Path, *options: str) -> dict[str, Any]:
     """Run `lattica fetch --json` to its good end; returns what it printed."""
     process = start_fetch(ticket, out, *options)
-    stdout, stderr = process.communicate(timeout=250)
+    stdout, stderr = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0, stderr
     return json.loads(stdout)
 
@@ -160,7 +161,7 @@ def fetch(ticket: str, out: Path, *options: str) -> dict[str, Any]:
 def failed_fetch(ticket: str, out: Path, *options: str, status: int = 1) -> str:
     """Run `lattica fetch` to its bad end; returns what it wrote to standard error."""
     process = start_fetch(ticket, out, *options)
-    stdout, stderr = process.communicate(timeout=250)
+    stdout, stderr = process.communicate(timeout=TIMEOUT)
     assert process.returncode == status, (stdout, stderr)
     assert not stdout
     assert "Traceback" not in stderr
@@ -201,7 +202,7 @@ def journaled_bytes(out: Path, source: Path) -> int:
 
 def wait_for_chunks(out: Path, count: int, process: subprocess.Popen[str]) -> None:
     """Wait until a running fetch has written this many chunks."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + TIMEOUT
     while journaled(out) < count:
         assert process.poll() is None, "the fetch has ended too soon"
         assert time.monotonic() < deadline, "the fetch does not get on"

@@ -23,6 +23,7 @@ from tests.loopback.commands.commands import (
     LATTICA,
     LISTEN,
     MIB,
+    TIMEOUT,
     environment,
     failed_fetch,
     fetch,
@@ -32,6 +33,7 @@ from tests.loopback.commands.commands import (
     same,
     start_fetch,
 )
+from tests.support.nets.nets import unused_port
 
 
 @pytest.mark.slow
@@ -47,7 +49,7 @@ def test_file_of_one_gibibyte_in_flat_memory(tmp_path):
             except (AssertionError, OSError):
                 break  # it has just ended
             time.sleep(0.02)
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=TIMEOUT)
         assert process.returncode == 0, stderr
         assert same(source, tmp_path / "out" / "big.bin")
         assert provider.memory("VmHWM") - idle < 200 * MIB
@@ -138,8 +140,8 @@ def listening(pid: int) -> set[str]:
 def test_fetch_listens_where_it_is_configured_to(tmp_path, configured):
     source = make_file(tmp_path / "f", 256)
     with published(source, tmp_path / "publisher") as provider, socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        port = other.getsockname()[1]
+        port = unused_port()
+        other.bind(("127.0.0.1", port))
         if configured == "taken":  # by a peer with the same configuration
             other.listen()
         else:
@@ -163,7 +165,7 @@ def test_fetch_listens_where_it_is_configured_to(tmp_path, configured):
             with contextlib.suppress(OSError):
                 seen |= listening(process.pid)
             time.sleep(0.01)
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0, first + stderr
     # What it says first is of use.
     assert first.startswith(("path: ", "f: 1 file")), first
@@ -197,7 +199,7 @@ def test_a_checkpoint_in_other_shards(tmp_path):
             [*LATTICA, "fetch", provider.ticket, "-o", str(out), "--delete"],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=TIMEOUT,
             env=environment(tmp_path / "fetcher"),
         )
     assert said.returncode == 0, said.stderr
@@ -219,7 +221,7 @@ def test_what_would_travel_from_one_version_to_the_next(tmp_path):
             [*LATTICA, "diff", tmp_path / "old", provider.ticket],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=TIMEOUT,
             check=True,
             env=environment(tmp_path / "differ"),
         )
@@ -237,8 +239,8 @@ def test_a_name_is_followed_from_one_publisher_to_the_next(tmp_path):
     source.mkdir()
     (source / "a").write_text("1")
     (source / "old").write_text("1")
-    with published(source, data, "--name", "model") as first:
-        [address] = first.info["addrs"]
+    address = f"/ip4/127.0.0.1/tcp/{unused_port()}"
+    with published(source, data, "--name", "model", listen=address) as first:
         name = f"{address}/p2p/{first.info['peer_id']}/model"
         assert first.info["published_name"] == f"{first.info['peer_id']}/model"
         assert fetch(name, tmp_path / "once")["files"] == 2
@@ -257,7 +259,7 @@ def test_a_name_is_followed_from_one_publisher_to_the_next(tmp_path):
         assert {path.name: path.read_text() for path in out.iterdir()} == {"a": "2"}
     finally:
         watching.terminate()
-        watching.communicate(timeout=60)
+        watching.communicate(timeout=TIMEOUT)
     assert watching.returncode == 0
 
 

@@ -13,7 +13,7 @@ from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.log.disk.database import DocumentDatabase
 from lattica.crdt.log.disk.schema import read_genesis
 from lattica.nat.base.keys.identity import Identity
-from tests.loopback.commands.commands import LATTICA, LISTEN, TIMEOUT, environment, running
+from tests.loopback.commands.commands import LATTICA, LISTEN, TIMEOUT, WAIT, environment, running
 
 
 def crdt(data_dir: Path, *argv: str, code: int = 0) -> Any:
@@ -53,7 +53,7 @@ def test_a_document_is_shared_watched_and_taken_back(tmp_path: Path) -> None:
     assert crdt(owner, "rights", "models", "--json")["peer"] == peer
     with running(owner, "crdt", "watch", "models", "model/", "--listen", LISTEN) as watch:
         address = watch.said("ready")["addrs"][0]
-        at = ("--connect", address, "--wait", "30")
+        at = ("--connect", address, "--wait", WAIT)
         said = crdt(other, "set", document, "model/latest", "7", *at, "--json")
         assert len(said["peers"]) == 1
         changed = watch.said("changed")
@@ -75,7 +75,7 @@ def test_a_watcher_whose_output_nobody_reads_keeps_its_node(tmp_path: Path) -> N
             address = watch.stderr.readline().decode().split()[-1]
             for number in range(4):
                 value = json.dumps(f"{number}" * 40_000)
-                at = ("--connect", address, "--wait", "30")
+                at = ("--connect", address, "--wait", WAIT)
                 said = crdt(other, "set", "scratch", "big", value, *at, "--json")
                 assert len(said["peers"]) == 1
         finally:
@@ -93,7 +93,7 @@ def test_a_sealed_document_is_kept_by_one_who_cannot_read_it(tmp_path: Path) -> 
     assert crdt(owner, "grant", "private", peer, "--level", "pull", "--json")["level"] == "pull"
     crdt(owner, "set", "private", "note", "nobody else", "--json")
     with running(owner, "crdt", "open", "private", "--listen", LISTEN) as serving:
-        at = ("--connect", serving.said("ready")["addrs"][0], "--wait", "30")
+        at = ("--connect", serving.said("ready")["addrs"][0], "--wait", WAIT)
         assert "no right to read" in crdt(keeper, "get", document, "note", *at, code=1)
     old = crdt(owner, "keys", "private", "--json")
     assert (old["here"], old["current"], old["problem"]) == (True, True, None)
@@ -129,7 +129,7 @@ def test_another_owner_is_appointed_and_accepts(tmp_path: Path) -> None:
     sign = ("sign-appointment", "models", half, "--key", str(tmp_path / "other"), "-o", whole)
     assert crdt(owner, *sign, "--json")["enough"] is True
     with running(owner, "crdt", "open", "models", "--listen", LISTEN) as serving:
-        at = ("--connect", serving.said("ready")["addrs"][0], "--wait", "30")
+        at = ("--connect", serving.said("ready")["addrs"][0], "--wait", WAIT)
         accepted = crdt(new, "accept", document, whole, *at, "--json")
         assert (accepted["peer"], accepted["frozen"]) == (peer, False)
     assert crdt(new, "owners", document, "--json")["instead_of"] is not None

@@ -8,6 +8,7 @@ import time
 
 from tests.loopback.commands.commands import (
     MIB,
+    TIMEOUT,
     fetch,
     journaled_bytes,
     make_file,
@@ -16,6 +17,7 @@ from tests.loopback.commands.commands import (
     start_fetch,
     wait_for_chunks,
 )
+from tests.support.nets.nets import unused_port
 
 
 def test_unfinished_file_that_is_removed_in_mid_fetch(tmp_path):
@@ -27,7 +29,7 @@ def test_unfinished_file_that_is_removed_in_mid_fetch(tmp_path):
         wait_for_chunks(out, 30, process)
         for path in out.glob(".lattica-*/0"):
             path.unlink()
-        _, stderr = process.communicate(timeout=250)
+        _, stderr = process.communicate(timeout=TIMEOUT)
         assert process.returncode == 0, stderr
         assert same(source, out / "f")
         # By a program that does so all the time.
@@ -36,7 +38,7 @@ def test_unfinished_file_that_is_removed_in_mid_fetch(tmp_path):
             for path in again.glob(".lattica-*/0"):
                 path.unlink(missing_ok=True)
             time.sleep(0.01)
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=TIMEOUT)
         if process.returncode == 0:
             assert same(source, again / "f")
         else:
@@ -54,7 +56,7 @@ def test_killed_fetch_goes_on_without_fetching_again(tmp_path):
             process = start_fetch(provider.ticket, out)
             wait_for_chunks(out, threshold, process)
             process.send_signal(signal.SIGKILL)
-            process.communicate(timeout=60)
+            process.communicate(timeout=TIMEOUT)
             assert process.returncode == -signal.SIGKILL
             killed = journaled_bytes(out, source)
             assert not (out / "f").exists()
@@ -71,7 +73,7 @@ def test_interrupted_fetch_says_that_it_can_go_on(tmp_path):
         process = start_fetch(provider.ticket, out)
         wait_for_chunks(out, 20, process)
         process.terminate()
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 128 + signal.SIGTERM
     assert "the same command goes on" in stderr
 
@@ -79,16 +81,16 @@ def test_interrupted_fetch_says_that_it_can_go_on(tmp_path):
 def test_provider_that_is_killed_and_started_again(tmp_path):
     source = make_file(tmp_path / "f", 384)
     out, data = tmp_path / "out", tmp_path / "publisher"
-    with published(source, data) as provider:
-        address = provider.info["addrs"][0]
+    address = f"/ip4/127.0.0.1/tcp/{unused_port()}"
+    with published(source, data, listen=address) as provider:
         process = start_fetch(provider.ticket, out)
         wait_for_chunks(out, 40, process)
         provider.process.kill()
-        provider.process.wait(60)
+        provider.process.wait(TIMEOUT)
     assert process.poll() is None
     with published(source, data, listen=address) as again:
         assert again.ticket == provider.ticket
-        _, stderr = process.communicate(timeout=90)
+        _, stderr = process.communicate(timeout=TIMEOUT)
         assert process.returncode == 0, stderr
     assert "trying again" in stderr
     assert same(source, out / "f")

@@ -72,7 +72,6 @@ async def serving() -> AsyncIterator[Node]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 async def test_thousands_one_after_another():
     """Ten thousand with `CONNECTIONS=10000`."""
     count = int(os.environ.get("CONNECTIONS", "2000"))

@@ -12,6 +12,7 @@ import pytest
 from tests.loopback.commands.commands import (
     LATTICA,
     LISTEN,
+    TIMEOUT,
     environment,
     make_file,
     published,
@@ -38,7 +39,7 @@ def test_standard_output_that_nobody_reads(tmp_path, unbuffered):
                     stderr=subprocess.PIPE,
                     text=True,
                     env=env,
-                    timeout=100,
+                    timeout=TIMEOUT,
                     check=False,
                 )
             assert done.returncode == 1, done.stderr
@@ -54,7 +55,7 @@ def redirected(redirection: str, *command: str, data_dir: Path) -> tuple[int, st
         capture_output=True,
         text=True,
         env=environment(data_dir),
-        timeout=100,
+        timeout=TIMEOUT,
         check=False,
     )
     return done.returncode, done.stdout, done.stderr
@@ -124,7 +125,11 @@ def test_descriptors_that_are_closed(tmp_path, redirection):
 def test_locale_that_lacks_characters(tmp_path):
     environ = {**environment(tmp_path / "data"), "PYTHONIOENCODING": "ascii:strict"}
     done = subprocess.run(
-        [*LATTICA, "fetch", "--help"], capture_output=True, env=environ, timeout=100, check=False
+        [*LATTICA, "fetch", "--help"],
+        capture_output=True,
+        env=environ,
+        timeout=TIMEOUT,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert b"blocks\\[0\\].*" in done.stdout
@@ -134,7 +139,7 @@ def test_locale_that_lacks_characters(tmp_path):
             [*LATTICA, "fetch", provider.ticket, "-o", str(tmp_path / "out")],
             capture_output=True,
             env=environ,
-            timeout=100,
+            timeout=TIMEOUT,
             check=False,
         )
     assert done.returncode == 0, done.stderr

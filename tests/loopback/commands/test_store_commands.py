@@ -10,7 +10,7 @@ from typing import Any
 from typer.testing import CliRunner
 
 from lattica.cli import app
-from tests.loopback.commands.commands import LATTICA, LISTEN, environment, fetch
+from tests.loopback.commands.commands import LATTICA, LISTEN, TIMEOUT, environment, fetch
 
 
 def store(directory: Path, *arguments: str, status: int = 0) -> str:
@@ -49,7 +49,7 @@ def test_what_is_kept_is_served_and_let_go(tmp_path: Path):
         # Somebody reads it.
         assert json.loads(store(data, "gc", "--json"))["in_use"] == 1
         serving.terminate()
-        assert serving.wait(60) == 0
+        assert serving.wait(TIMEOUT) == 0
     assert (tmp_path / "out" / "a").read_bytes() == b"a" * 300_000
     assert store(data, "gc", "--dry-run").startswith(cid)
     assert json.loads(store(data, "gc", "--json"))["publications"] == [cid]

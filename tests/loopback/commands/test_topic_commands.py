@@ -6,14 +6,16 @@ import json
 import subprocess
 from pathlib import Path
 
-from tests.loopback.commands.commands import LATTICA, LISTEN, TIMEOUT, environment, running
+from tests.loopback.commands.commands import LATTICA, LISTEN, TIMEOUT, WAIT, environment, running
 
 ARGS = ("--listen", LISTEN)
 
 
-def publish(data_dir: Path, *argv: str, said: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+def publish(
+    data_dir: Path, *argv: str, said: bytes = b"", wait: str = WAIT
+) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [*LATTICA, "topic", "pub", *argv],
+        [*LATTICA, "topic", "pub", "--wait", wait, *argv],
         input=said,
         capture_output=True,
         env=environment(data_dir),
@@ -60,7 +62,7 @@ def test_a_subscriber_whose_output_nobody_reads_goes_on_and_loses_nothing(tmp_pa
 
 
 def test_whoever_publishes_to_nobody_is_told(tmp_path: Path) -> None:
-    done = publish(tmp_path, "news", "hello", "--wait", "0.2", *ARGS)
+    done = publish(tmp_path, "news", "hello", *ARGS, wait="0.2")
     assert done.returncode == 1
     assert b"0 connected peers have subscribed to 'news'" in done.stderr
 

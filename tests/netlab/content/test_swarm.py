@@ -35,14 +35,13 @@ async def sent(lab: Lab, node: str) -> int:
     return sum(int(fields.split()[8]) for name, fields in lines if name.strip() != "lo")
 
 
-@pytest.mark.timeout(200)
 async def test_eight_consumers_and_one_source_with_a_thin_uplink(tmp_path: Path) -> None:
     source = tmp_path / "weights.bin"
     source.write_bytes(random.Random(3).randbytes(SIZE))
     names = [f"c{number}" for number in range(CONSUMERS)]
     hosts = (Host("origin", link=Link(LINE, LINE)), *(Host(name) for name in names))
     results: dict[str, Any] = {}
-    async with open_lab(Scenario("swarm", hosts=hosts, duration_s=150.0)) as lab:
+    async with open_lab(Scenario("swarm", hosts=hosts)) as lab:
         listen = ["--listen", "/ip4/0.0.0.0/tcp/4001"]
         argv = [*LATTICA, "publish", str(source), "--json", *listen]
         publisher = await lab.start("origin", argv, name="publish")

@@ -11,10 +11,9 @@ from tests.netlab.holders import require_root
 from tests.support.examples import run_example
 
 
-@pytest.mark.timeout(240)
 def test_rollouts_behind_nats_act_by_the_weights_of_the_trainer(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     require_root()
-    printed = run_example("weights_nats", tmp_path, timeout=200)
+    printed = run_example("weights_nats", tmp_path)
     assert "version 61" in printed
     assert "behind symmetric-random" in printed

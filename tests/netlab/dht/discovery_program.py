@@ -19,7 +19,7 @@ def say(event: str, **more: object) -> None:
 
 
 async def serve(node: Node) -> None:
-    await node.wait_reachable(60)
+    await node.wait_reachable(120)
     topic = node.topic(TOPIC)
     async with topic.subscribe() as messages:
         assert await node.dht.provide(THING) >= 1
@@ -36,7 +36,7 @@ async def find(node: Node) -> None:
         found = [peer async for peer in node.dht.find_providers(THING)]
         (peer,) = found
         load = await node.dht.get(f"/p2p/{peer.peer_id}/load", owner=peer.peer_id)
-        await node.connect(peer.peer_id, timeout=60)  # its ID is enough
+        await node.connect(peer.peer_id, timeout=120)  # its ID is enough
         path = node.path(peer.peer_id)
         while peer.peer_id not in topic.peers():
             await trio.sleep(0.05)
@@ -60,7 +60,7 @@ async def main(role: str, relay: str) -> None:
         "nat.port_mapping.enabled": False,
         "dht.enabled": True,
     }
-    with trio.fail_after(110):
+    with trio.fail_after(240):
         async with Node(load_config(environment={}, overrides=settings)) as node:
             await (serve if role == "serve" else find)(node)
 

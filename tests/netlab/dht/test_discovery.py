@@ -15,7 +15,7 @@ from tools.netlab.spec.model import Scenario
 from tools.netlab.spec.nat import NAMES
 from tools.netlab.spec.topology import Host, Router
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.root
 
 PROGRAM = Path(__file__).with_name("discovery_program.py")
 NAT = NAMES["symmetric-random"]

@@ -22,7 +22,7 @@ HOST, HOST6 = "10.0.0.1", "fd00::1"
 SERVER, SERVER6 = "10.9.9.1", "fd09::1"
 NAT = "10.9.0.1"
 PERFECT = LinkSpec()
-MEASUREMENTS = 5
+MEASUREMENTS = 20
 
 
 class Bench:
@@ -129,7 +129,7 @@ def conversation(at: Bench, ip: str = SERVER) -> Iterator[tuple[socket.socket, P
             yield sock, program
 
 
-def says(sock: socket.socket, data: bytes, timeout: float = 5) -> bool:
+def says(sock: socket.socket, data: bytes, timeout: float = 60) -> bool:
     """Whether the echo answers."""
     sock.settimeout(timeout)
     sock.send(data)

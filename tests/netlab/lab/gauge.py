@@ -26,7 +26,7 @@ import time
 STAMP = struct.Struct("!IQ")
 SO_TIMESTAMPNS = 35
 UDP_SEGMENT = 103
-SILENCE_S = 1.5
+SILENCE_S = 4.0
 STRETCH_S = 0.1
 
 
@@ -43,7 +43,7 @@ def receive(ip: str, port: int, count: int) -> None:
         sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         sock.bind((ip, port))
-        sock.settimeout(20)
+        sock.settimeout(120)
         _ready()
         arrivals: list[tuple[int, float, float]] = []
         while len(arrivals) < count:

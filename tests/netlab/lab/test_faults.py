@@ -227,7 +227,7 @@ while len(addresses) < 3:
         tell(event="gap")
 """
 ALL_KINDS = """
-    duration_s = 60
+    duration_s = 300
     [routers.wifi]
     nat = "linux-masquerade"
     [routers.mobile]
@@ -290,7 +290,7 @@ ALL_KINDS = """
     node = "wifi"
     [[faults]]
     kind = "handover"
-    at_s = 6.5
+    at_s = 9.5
     host = "phone"
 """
 
@@ -328,7 +328,9 @@ async def test_a_command_that_was_killed_is_judged_by_what_comes_of_it_then() ->
             [programs.again]
             kind = "command"
             host = "a"
-            argv = ["sh", "-c", '''test -e mark && exit 0; touch mark; sleep 1000; exit 5''']
+            argv = ["sh", "-c", '''
+                test -e mark && exit; touch mark; echo '{"event": "up"}'; sleep 1000; exit 5''']
+            ready = "up"
             [programs.slow]
             kind = "command"
             host = "a"
@@ -348,7 +350,7 @@ async def test_a_command_that_was_killed_is_judged_by_what_comes_of_it_then() ->
             program = "again"
             [[faults]]
             kind = "kill"
-            at_s = 1.2
+            at_s = 6.0
             for_s = 0.2
             program = "slow"
             [[faults]]

@@ -52,8 +52,8 @@ argv = ["sh", "-c", """trap '' TERM INT HUP; echo '{"event": "ready"}'; sleep 10
 ready = "ready"
 timeout_s = 300
 '''
-BUILT_S = 60
-GONE_S = 30
+BUILT_S = 240
+GONE_S = 120
 
 
 @pytest.fixture(autouse=True)

@@ -84,11 +84,11 @@ async def peer(relay_addr: str) -> AsyncIterator[tuple[Swarm, trio.Nursery, IceS
         responders = [Responder(host, each) for each in PORTS]
         prober = NatProber(swarm, lambda: responders)
         nursery.start_soon(prober.run)
-        with trio.move_on_after(20):
+        with trio.move_on_after(60):
             await prober.measured()
         client = RelayClient(swarm, transport, config)
         await nursery.start(client.run)
-        await client.wait_ready(20)
+        await client.wait_ready(60)
         yield swarm, nursery, strategy
 
 
@@ -122,7 +122,7 @@ async def caller(relay_addr: str, target_id: str) -> None:
         connection = await swarm.dial(peer_id, [addr])
         say(event="relayed", took=trio.current_time() - began, path=connection.path)
         direct = None
-        with trio.move_on_after(15):
+        with trio.move_on_after(40):
             direct = await swarm.wait_direct(peer_id)
         took = trio.current_time() - began
         say(event="end", took=took, path=direct.path if direct is not None else None)

@@ -25,7 +25,7 @@ HARD = (PORT_FILTERING, PORT_FILTERING)
 EASY = ("endpoint-independent", PORT_FILTERING)
 SOMEWHERE = 40_000
 """A port that a STUN responder might have seen."""
-ENOUGH_S = 90
+ENOUGH_S = 300
 """On a machine that has much else to do."""
 A_FEW = 16
 """Files that a connection may have open; a run has 256 more."""

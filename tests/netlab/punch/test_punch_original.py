@@ -16,7 +16,7 @@ from tools.netlab.lab.lab import Lab, open_lab
 from tools.netlab.lab.programs import Running
 from tools.netlab.spec.nat import NAMES
 
-pytestmark = [pytest.mark.foreign, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.foreign
 
 ORIGINAL = str(Path(__file__).with_name("original_program.py"))
 

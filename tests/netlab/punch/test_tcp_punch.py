@@ -22,7 +22,7 @@ PROGRAM = str(Path(__file__).with_name("punch_program.py"))
 LISTEN = "/ip4/0.0.0.0/tcp/4001"
 LINE = Link(LinkSpec(delay_s=0.012), LinkSpec(delay_s=0.012))
 """50 ms from home to home and back."""
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 @pytest.fixture(autouse=True)
@@ -100,21 +100,18 @@ PAIRS = [
 ]
 
 
-@pytest.mark.timeout(150)
 @pytest.mark.parametrize(("left", "right"), PAIRS)
 async def test_pairs_that_can(left, right):
     news = await becomes_direct(homes(NAMES[left], NAMES[right]))
     assert news["path"] == "direct-tcp"
 
 
-@pytest.mark.timeout(150)
 @pytest.mark.parametrize("refusal", ["reset", "icmp"])
 async def test_nats_that_refuse_what_comes_too_early(refusal):
     nat = NatSpec(refuse_tcp=refusal)
     await becomes_direct(homes(nat, nat))
 
 
-@pytest.mark.timeout(150)
 async def test_a_lossy_line():
     spec = LinkSpec(delay_s=0.02, loss=0.05)
     await becomes_direct(
@@ -122,21 +119,18 @@ async def test_a_lossy_line():
     )
 
 
-@pytest.mark.timeout(150)
 @pytest.mark.parametrize("way", ["tcp-punch", "direct"])
 async def test_two_hosts_behind_one_nat_find_each_other(way):
     news = await becomes_direct(homes(NAMES["port-restricted"], None), way)
     assert news["addr"].startswith("/ip4/192.168.")
 
 
-@pytest.mark.timeout(150)
 async def test_reversal():
     """Alice can be reached from outside by now; Bob dials her when she asks for it."""
     news = await becomes_direct(homes(NAMES["one-to-one"], NAMES["symmetric-random"]), "direct")
     assert news["direction"] == "inbound"
 
 
-@pytest.mark.timeout(150)
 async def test_two_symmetric_nats_stay_relayed_and_say_so():
     scenario = homes(NAMES["symmetric-random"], NAMES["symmetric-random"])
     async with two_peers(scenario, "tcp-punch") as (_, alice, bob):

@@ -23,7 +23,7 @@ _HALF_WAY = LinkSpec(delay_s=0.0125)
 LINE = Link(_HALF_WAY, _HALF_WAY)
 """Two of these in a row, there and back: 50 ms."""
 AT_A_TIME = 2
-ENOUGH_S = 120
+ENOUGH_S = 240
 """For one pair, on a machine that has much else to do."""
 
 DIRECT = [

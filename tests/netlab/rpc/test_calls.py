@@ -11,7 +11,7 @@ from tools.netlab.lab.programs import Event
 from tools.netlab.runs.runner import run_scenario
 from tools.netlab.spec.fault import AddressChange, Kill, LinkDown
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.root
 
 CALLS, SECONDS = 4000, 24
 FAULTS = (

@@ -16,12 +16,12 @@ from tools.netlab.spec.model import Scenario
 from tools.netlab.spec.nat import NAMES
 from tools.netlab.spec.topology import Host, Router
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.root
 
 LISTEN = ("--listen", "/ip4/0.0.0.0/tcp/4002", "--listen", "/ip4/0.0.0.0/udp/4002/quic-v1/noise")
 GET = """
 import sys, urllib.request
-print(urllib.request.urlopen(sys.argv[1], timeout=60).read().decode(), end="")
+print(urllib.request.urlopen(sys.argv[1], timeout=120).read().decode(), end="")
 """
 
 

@@ -28,8 +28,8 @@ from tools.demo.story import Story, Tail, path_summary
 
 SMALL = ("--megabytes", "1", "--crowd", "0")
 """The smallest checkpoint there is, and the first scene only."""
-GONE_S = 30
-ENDED_S = 120
+GONE_S = 60
+ENDED_S = 240
 NOBODY = 65534
 
 

@@ -46,13 +46,13 @@ def scenario() -> Scenario:
             CommandProgram(
                 nat,
                 f"host-{nat}",
-                argv=(*LATTICA, "doctor", *asked, "--json"),
+                argv=(*LATTICA, "doctor", *asked, "--json", "--wait", "60"),
                 after=RELAYS,
-                timeout_s=120,
+                timeout_s=300,
             )
             for nat in EXPECTED
         ),
-        duration_s=200,
+        duration_s=400,
     )
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from tests.netlab.holders import require_root
 from tests.support.examples import EXAMPLES, run_example
 
 
-@pytest.mark.timeout(240)
 def test_both_sides_of_a_partition_write_and_come_to_one_state(tmp_path: Path) -> None:
     require_root()
-    printed = run_example("partition", tmp_path, timeout=200)
+    printed = run_example("partition", tmp_path)
     assert "one again" in printed
     assert "## [partition.py](partition.py)" in (EXAMPLES / "README.md").read_text()

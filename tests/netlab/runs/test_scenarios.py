@@ -32,6 +32,9 @@ from tools.netlab.spec.fault import (
 )
 from tools.netlab.spec.scenario import load, shipped
 
+# All scenarios are the set-up of the first test.
+pytestmark = pytest.mark.timeout(1200)
+
 # Six seconds of faults, once the mesh stands, and the time in which a dead peer is noticed.
 CHAOS = chaos.mesh(seed=97, minutes=0.1, nodes=3, start_s=0.5, quiet_s=16.0, mean_gap_s=0.6)
 
@@ -140,7 +143,6 @@ def is_direct(path: str) -> bool:
     return path.startswith("direct-")
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", RUN)
 def test_a_shipped_scenario_succeeds(results, name):
     report = results.scenarios[name]
@@ -149,7 +151,6 @@ def test_a_shipped_scenario_succeeds(results, name):
     assert report["ok"], report["complaints"]
 
 
-@pytest.mark.timeout(600)
 def test_a_satellite_takes_its_time(results):
     satellite = results.scenarios["lossy-satellite"]
     # There and back takes 580 ms at least, and a handshake takes several such trips.
@@ -158,7 +159,6 @@ def test_a_satellite_takes_its_time(results):
     assert outcome(satellite, "get")["values"]["bytes"] == 4 << 20
 
 
-@pytest.mark.timeout(600)
 def test_relayed_first_then_direct(results):
     home = results.scenarios["home-to-home"]
     assert any(map(is_direct, links(home, "bob")["alice"]))
@@ -177,7 +177,6 @@ def test_relayed_first_then_direct(results):
     assert any(map(is_direct, links(carrier, "carol")["alice"]))
 
 
-@pytest.mark.timeout(600)
 def test_through_firewalls(results):
     office = results.scenarios["office-firewall"]
     # TCP to port 443 is all that is let out: WebSocket to the relay, and nothing direct beyond.
@@ -186,14 +185,12 @@ def test_through_firewalls(results):
     assert any(map(is_direct, links(office, "worker-too")["student"]))
 
 
-@pytest.mark.timeout(600)
 def test_what_has_no_direct_path_stays_connected(results):
     failover = results.scenarios["relay-failover"]
     assert set(links(failover, "bob")["alice"]) == {"relayed"}
     assert [fault["what"] for fault in failover["faults"]] == ["relay-1 killed"]
 
 
-@pytest.mark.timeout(600)
 def test_the_matrix_prints_a_line_for_each_pair(results):
     code, lines, errors = results.matrix
     assert code == 0, errors
@@ -212,7 +209,6 @@ def test_the_matrix_prints_a_line_for_each_pair(results):
         assert line["expected"] == "direct"
 
 
-@pytest.mark.timeout(600)
 def test_a_little_chaos(results):
     assert [outcome for outcome in results.chaos.outcomes if not outcome.ok] == []
     assert results.chaos.complaints == ()

@@ -37,9 +37,9 @@ from lattica.node import Node
 
 SEEN = "/lattica-test/seen/1.0.0"
 PORT = 4001
-DIAL_TIMEOUT = 4.0
+DIAL_TIMEOUT = 10.0
 """Seconds; what is filtered takes that long."""
-PATIENCE = 60.0
+PATIENCE = 240.0
 """Seconds that a client waits for its results, which then are what they are."""
 
 
@@ -64,7 +64,11 @@ async def serve_as(key: str | None, host: str, *dial_back_ips: str) -> None:
     swarm = SwarmConfig(listen=listen_on(host), identify=IdentifyInfo("/lattica/1.0.0"))
     identity = Identity.generate() if key is None else Identity.load(key)
     async with Node(NodeConfig(swarm=swarm), identity=identity) as node:
-        config = AutonatServerConfig(dial_timeout=DIAL_TIMEOUT, dial_back_ips=dial_back_ips)
+        config = AutonatServerConfig(
+            dial_timeout=DIAL_TIMEOUT,
+            dial_back_timeout=DIAL_TIMEOUT,
+            dial_back_ips=dial_back_ips,
+        )
         server = AutonatServer(node.swarm, config)
         node.swarm.protocols.handle_all(server.handlers)
         node.handle(SEEN, tell_seen)

@@ -39,7 +39,7 @@ async def start_relays(lab: Lab) -> list[str]:
     for relay in RELAYS:
         argv = program("respond", lab.public_ip(relay), *PORTS)
         running = await lab.start(relay, argv, name=relay)
-        with trio.fail_after(60):
+        with trio.fail_after(120):
             await running.wait_event(lambda event: event.get("event") == "ready")
     return [f"{lab.public_ip(relay)}:{port}" for port in PORTS for relay in RELAYS]
 
@@ -115,9 +115,9 @@ def test_named_types(reports: dict[str, tuple[dict[str, Any], str]], name: str) 
 @pytest.mark.root
 async def test_how_long_a_mapping_lives() -> None:
     require_root()
-    nat = replace(NAMES["port-restricted"], udp_timeout_s=4.0)
+    nat = replace(NAMES["port-restricted"], udp_timeout_s=7.0)
     async with open_lab(scenario([Router("home", nat=nat)])) as lab:
         (responder, *_) = await start_relays(lab)
-        idle_times = (1.0, 3.0, 6.0, 30.0)
-        found = await run(lab, "host-home", "lifetime", responder, 30, 1.6, *idle_times)
-    assert found == {"event": "lifetime", "alive_s": 3.0, "dead_s": 4.5}
+        idle_times = (1.0, 3.0, 12.0, 30.0)
+        found = await run(lab, "host-home", "lifetime", responder, 30, 5, *idle_times)
+    assert found == {"event": "lifetime", "alive_s": 3.0, "dead_s": 7.5}

@@ -29,7 +29,7 @@ from tools.netlab.spec.nat import NAMES
 from tools.netlab.spec.topology import Host, Link, Router
 from tools.netlab.spec.workload import PublishProgram
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.root
 
 PROGRAMS = str(Path(__file__).with_name("path_programs.py"))
 HALF_WAY = LinkSpec(delay_s=0.0125, rate_bps=60e6)

@@ -19,7 +19,7 @@ from tools.netlab.spec.nat import NAMES
 from tools.netlab.spec.topology import Host, Router
 
 PORT = 4001
-ENOUGH_S = 60
+ENOUGH_S = 120
 """For what must happen, on a machine that has much else to do."""
 
 # Echoes over UDP and TCP on a port, and has it mapped as a swarm that listens there would; prints
@@ -101,7 +101,7 @@ except OSError:
 CONNECT = """
 import json, socket, sys
 try:
-    socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5).close()
+    socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=float(sys.argv[3])).close()
     print(json.dumps(True))
 except OSError:
     print(json.dumps(False))
@@ -163,7 +163,7 @@ def addrs(ip: str, port: int = PORT) -> list[str]:
 async def reached(lab: Lab, ip: str, port: int = PORT) -> tuple[bool, bool]:
     """Whether a host outside reaches UDP and TCP."""
     udp = await ask(lab, "outside", ip, port) is not None
-    _, out, _ = await lab.run("outside", python(CALL, ip, port, 10))
+    _, out, _ = await lab.run("outside", python(CALL, ip, port, 60))
     return udp, json.loads(out)
 
 
@@ -244,10 +244,10 @@ async def test_a_node_closes_its_ports_when_it_is_stopped():
         main = [sys.executable, "-c", "from lattica.cli import main; main()"]
         node = await lab.start("a", [*main, "node", "--ephemeral", *options], name="node")
         assert await node.wait_stderr("transport=tcp port=4001 outside", ENOUGH_S)
-        _, out, _ = await lab.run("outside", python(CONNECT, ip, PORT))
+        _, out, _ = await lab.run("outside", python(CONNECT, ip, PORT, 60))
         assert json.loads(out)
         assert await node.stop(grace_s=60) == 0
-        _, out, _ = await lab.run("outside", python(CONNECT, ip, PORT))
+        _, out, _ = await lab.run("outside", python(CONNECT, ip, PORT, 5))
         assert not json.loads(out)
 
 

@@ -99,9 +99,9 @@ class TestChecks:
             AddressChange(1, "alice"),
             Handover(1, "alice"),
             Kill(1, "nothing"),
-            # Not over before the scenario is, which takes 60 s.
-            LinkDown(60, "alice"),
-            LinkDown(50, "alice", for_s=10),
+            # Not over before the scenario is, which takes 300 s.
+            LinkDown(300, "alice"),
+            LinkDown(290, "alice", for_s=10),
             Partition(1, (("alice",), ("bob",))),
         ],
     )

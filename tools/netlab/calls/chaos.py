@@ -25,7 +25,7 @@ SERVER, CALLER = "server", "caller"
 RELAYS = ("relay-1", "relay-2")
 HOMES = ("home-a", "home-b")
 FIRST_FAULT = 8.0
-"""Seconds from when the programs run."""
+"""Seconds of the timeline, which waits there until the first call was answered."""
 MEAN_GAP = 5.0
 """Seconds between two faults."""
 QUIET = 10.0

@@ -43,6 +43,8 @@ CALL_TIMEOUT = 20.0
 """Seconds that a call has."""
 LATE = 3 * CALL_TIMEOUT
 """Seconds in which it must have its outcome, on a machine that has much else to do."""
+RETRY = 0.5
+"""Seconds from a failure to the next call, until the server is reached."""
 MAX_IN_FLIGHT = 400
 """Calls at a time; further ones begin when there is room."""
 DRAIN = 40.0
@@ -147,6 +149,16 @@ class Caller:
         self._room = trio.Semaphore(MAX_IN_FLIGHT)
         self.late = 0
 
+    async def reach(self, done: int, calls: int) -> int:
+        """Make calls from number `done` on, one after the other, until one succeeds; the number of
+        the next."""
+        for number in range(done, calls):
+            await self._room.acquire()
+            if await self._one(number):
+                return number + 1
+            await trio.sleep(RETRY)
+        return calls
+
     async def run(self, done: int, calls: int, seconds: float) -> None:
         """Make the calls from number `done` on, spread over their part of `seconds`."""
         start = trio.current_time()
@@ -156,7 +168,8 @@ class Caller:
                 await self._room.acquire()
                 nursery.start_soon(self._one, number)
 
-    async def _one(self, number: int) -> None:
+    async def _one(self, number: int) -> bool:
+        """Whether it succeeded."""
         token = f"{os.getpid()}-{number}"
         start = trio.current_time()
         self._attempts.write(token)
@@ -168,6 +181,7 @@ class Caller:
             self._room.release()
         self._outcomes.write(f"{token} {word}")
         self.late += trio.current_time() > start + LATE
+        return word == OK
 
     async def _call(self, token: str, number: int) -> str:
         """One in fifty takes another way than most."""
@@ -228,6 +242,8 @@ async def call(done: int, calls: int, seconds: float, *relays: str) -> int:
             node.add_address(server, f"{relay}/p2p-circuit")
         stub = node.rpc.stub(server, Counter, timeout=CALL_TIMEOUT)
         caller = Caller(node, stub)
+        done = await caller.reach(done, calls)
+        # Faults wait for this: what they meet must be at work, however slow the machine is.
         say("ready", peer_id=str(node.peer_id), addrs=[str(addr) for addr in node.addrs])
         await caller.run(done, calls, seconds)
         left = await drained(node, stub)

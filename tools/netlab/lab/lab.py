@@ -44,7 +44,7 @@ DEFAULTS = {
     "net/ipv4/conf/all/send_redirects": "0",
     "net/ipv4/conf/default/send_redirects": "0",
 }
-IPV6_START_TIMEOUT = 30.0
+IPV6_START_TIMEOUT = 120.0
 """Seconds that a kernel which is busy may take to make devices ready for IPv6."""
 BRIDGE = {
     # Where the kernel can, it would filter and translate also what the bridge passes on.
@@ -142,7 +142,7 @@ class Lab:
             raise NoPrivilegesError("a capture needs real root: tcpdump refuses user namespaces")
         argv = ["tcpdump", "-i", "any", "-U", "-n", "-Z", "root", "-w", str(file)]
         running = await self.start(node, argv, name=f"pcap-{node}")
-        if not await running.wait_stderr("listening on", timeout_s=15):
+        if not await running.wait_stderr("listening on", timeout_s=60):
             raise LabError(f"tcpdump does not run on {node}{running.last_words()}")
         return running
 

@@ -16,7 +16,7 @@ from tools.netlab.spec.nat import NatSpec
 if TYPE_CHECKING:
     from tools.netlab.lab.lab import Lab
 
-START_TIMEOUT = 10.0
+START_TIMEOUT = 60.0
 """Seconds that the daemon may take until it listens."""
 
 

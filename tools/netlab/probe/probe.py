@@ -27,10 +27,11 @@ from tools.netlab.probe.udp import UdpProbe
 from tools.netlab.probe.verdicts import ProbeResult, TcpResult, UdpResult
 
 PORTS: Final = (3478, 3479)
-# What an answer over UDP may take (it is asked for three times), and a connection.
-UDP_TIMEOUT: Final = 0.4
+# What an answer over UDP may take (it is asked for four times), and a connection, on a machine that
+# has much else to do: what is late would look as if it were filtered.
+UDP_TIMEOUT: Final = 1.0
 """Seconds."""
-TCP_TIMEOUT: Final = 1.5
+TCP_TIMEOUT: Final = 5.0
 """Seconds."""
 
 

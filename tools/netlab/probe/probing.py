@@ -78,7 +78,7 @@ async def start_responder(lab: Lab, ports: tuple[int, int] = PORTS) -> None:
     second = lab.plan.nodes[RESPONDER].uplinks[0].addresses[1].partition("/")[0]
     argv = [*PROBE, "respond", first, second, "--ports", *map(str, ports)]
     running = await lab.start(RESPONDER, argv, name=f"responder-{ports[0]}")
-    with trio.fail_after(30):
+    with trio.fail_after(120):
         await running.wait_event(lambda event: event.get("event") == "ready")
 
 

@@ -23,7 +23,7 @@ from tools.netlab.probe.verdicts import (
 )
 from tools.netlab.spec.nat import Behaviour, PortAllocation
 
-TRIES: Final = 3
+TRIES: Final = 4
 # Sockets from whose external ports the allocation is told.
 PORT_SAMPLES: Final = 6
 

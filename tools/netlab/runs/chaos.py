@@ -100,7 +100,7 @@ def mesh(
         relays=tuple(Relay(name) for name in HUBS),
         programs=tuple(programs),
         faults=faults,
-        duration_s=end + quiet_s + 60,
+        duration_s=end + quiet_s + 300,
         seed=seed,
     )
 

@@ -37,7 +37,7 @@ from tools.netlab.wire.forwarder_client import PROJECT
 
 MIB = 1 << 20
 KINDS = {cls: kind for kind, cls in PROGRAMS.items()}
-START_TIMEOUT = 60.0
+START_TIMEOUT = 180.0
 """Seconds that a program may take until it is ready; machines are busy."""
 REPORT_WITHIN = 1.0
 """Seconds after which the other end says what one end of a connection has said."""
@@ -155,6 +155,15 @@ class Job:
         """To be called when any node has said something."""
         self._changed.unpark_all()
 
+    def is_apart(self, others: Mapping[str, Job]) -> bool:
+        """Whether it was connected to all that it is to stay connected to, and is not now."""
+        return self._ok and self._runs and bool(self._lost(others))
+
+    def _lost(self, others: Mapping[str, Job]) -> list[str]:
+        if not isinstance(self.program, NodeProgram) or not self.program.stays:
+            return []
+        return [name for name in self._missing() if not others[name].killed]
+
     def finish(self, others: Mapping[str, Job]) -> Outcome:
         """Its outcome, judged by the state at the end as well."""
         ok, detail = self._ok, self._detail
@@ -163,10 +172,8 @@ class Job:
             if status is not None:
                 ok = False
                 detail = f"ended with status {status}{self._last_words()}"
-            elif isinstance(self.program, NodeProgram) and self.program.stays:
-                missing = [name for name in self._missing() if not others[name].killed]
-                if missing:
-                    ok, detail = False, f"{detail}; at the end not to {', '.join(missing)}"
+            elif lost := self._lost(others):
+                ok, detail = False, f"{detail}; at the end not to {', '.join(lost)}"
         if isinstance(self.program, NodeProgram):
             self._values["links"] = self._links()
         return Outcome(
@@ -231,6 +238,10 @@ class Job:
         self._ready_at = float(event["t"])
         with trio.move_on_after(program.timeout_s):
             while self._missing() or self._relayed():
+                await self._changed.park()
+        # What is late is not wrong, on a busy machine.
+        with trio.move_on_after(START_TIMEOUT):
+            while self._missing():
                 await self._changed.park()
         # The others' news of it have the address at which they see this node.
         with trio.move_on_after(REPORT_WITHIN):

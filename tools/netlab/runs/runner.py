@@ -22,7 +22,7 @@ from tools.netlab.runs.timeline import Timeline, due, first_fault
 from tools.netlab.spec.model import Scenario
 from tools.netlab.spec.workload import RelayProgram
 
-PATIENCE = 15.0
+PATIENCE = 60.0
 """Seconds for which what is wrong in the end must stay wrong: reports take their time on a busy
 machine."""
 
@@ -114,6 +114,10 @@ class Run:
         steps = faults.steps(scenario.faults)
         await faults.play(steps, self._timeline, self.lab, self, tell, self.failures.append)
 
+    def is_apart(self) -> bool:
+        """Whether a node is not connected that is to stay so."""
+        return any(job.is_apart(self.jobs) for job in self.jobs.values())
+
     def unheard(self) -> list[str]:
         """Programs that said more than could be kept."""
         return [
@@ -157,7 +161,7 @@ async def run_scenario(
         run = Run(lab, on_event)
         done = await run.perform(watch)
         with trio.move_on_after(PATIENCE):
-            while judge(run):  # noqa: ASYNC110 (memory and files tell nobody)
+            while judge(run) or run.is_apart():  # noqa: ASYNC110 (memory and files tell nobody)
                 await trio.sleep(0.2)
         # Judged before they are stopped.
         report = Report(

@@ -59,7 +59,7 @@ class Scenario:
     relays: tuple[Relay, ...] = ()
     programs: tuple[Program, ...] = ()
     faults: tuple[Fault, ...] = ()
-    duration_s: float = 60.0
+    duration_s: float = 300.0
     settle_s: float = 0.0
     ipv6: bool = False
     seed: int = 1

@@ -64,7 +64,7 @@ class _Head:
 
     name: str
     about: str = ""
-    duration_s: float = 60.0
+    duration_s: float = 300.0
     settle_s: float = 0.0
     ipv6: bool = False
     seed: int = 1

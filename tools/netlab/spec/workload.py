@@ -32,7 +32,8 @@ class NodeProgram:
     listen: multiaddrs.
     at_s: seconds after the start of the scenario; it also waits for those it connects to.
     timeout_s: time for the connections, from when it is ready. A relayed connection is given
-        the rest of that time to become a direct one.
+        the rest of that time to become a direct one. What is not connected by then is waited for
+        some minutes more: on a busy machine it is late, not wrong.
     env: added to its environment.
     """
 
@@ -106,7 +107,7 @@ class FetchProgram:
     host: str
     source: str
     at_s: float = 0.0
-    timeout_s: float = 60.0
+    timeout_s: float = 240.0
     env: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -133,7 +134,7 @@ class CommandProgram:
     ready: str | None = None
     after: tuple[str, ...] = ()
     at_s: float = 0.0
-    timeout_s: float = 60.0
+    timeout_s: float = 240.0
     env: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
