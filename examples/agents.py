@@ -104,7 +104,7 @@ async def worker(bootstrap: str, numbers: list[int]) -> None:
 def read(members: Membership) -> dict[PeerId, Capability]:
     """Who can do what, as far as is known here; what is no capability is left out."""
     found = {}
-    for peer, data in members.members.items():
+    for peer, data in members.members().items():
         try:
             number, skill, cost, address = json.loads(data)
             found[peer] = Capability(int(number), str(skill), int(cost), str(address))

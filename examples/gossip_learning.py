@@ -78,7 +78,7 @@ async def worker(bootstrap: str, shard: int, peers: int) -> None:
                 own.rounds = [*rounds]
                 own.rounds[shard] = min(max(rounds), ROUNDS // 2)
                 break
-            while len(members.members) < peers:  # the others, and the one that watches
+            while len(members.members()) < peers:  # the others, and the one that watches
                 await anext(members)
             while not own.is_done:
                 pace = rate(own.rounds[shard])
@@ -112,7 +112,7 @@ async def ask(
     node: Node, members: Membership, question: Callable[[Learner], Awaitable[T]]
 ) -> AsyncIterator[T]:
     """The answers of the others, in any order, of those that can be reached."""
-    found = [each for each in members.members.items() if each[1]]
+    found = [each for each in members.members().items() if each[1]]
     for peer, says in random.sample(found, len(found)):
         try:
             if not node.is_connected(peer):

@@ -137,6 +137,16 @@ def require_config(config: object) -> None:
         )
 
 
+def refuse_settings(given: Mapping[str, object]) -> None:
+    """Raises TypeError, and says where they belong, if a node is given settings as keywords."""
+    if given:
+        settings = ", ".join(f'"{name}": …' for name in given)
+        raise TypeError(
+            f"no keyword{'' if len(given) == 1 else 's'} {', '.join(given)}: settings are in the "
+            f"configuration, which is lattica.load_config(overrides={{{settings}}})"
+        )
+
+
 def key_file_in(data_dir: Path) -> Path:
     """Where the commands keep a peer's key unless `identity_path` is set."""
     return data_dir / "identity.key"

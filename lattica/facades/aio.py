@@ -14,9 +14,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Never, Self
 
 from lattica.facades import facade
+from lattica.facades.closable import OnlyAsyncWith
 from lattica.facades.facade import NodeFacade, import_here
 from lattica.facades.ports import ExposedPort, ForwardedPort
 from lattica.facades.streams.aio import AsyncEvents, AsyncHandler, AsyncStream, HandlerTasks
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class AsyncLattica(NodeFacade):
+class AsyncLattica(NodeFacade, OnlyAsyncWith):
     """A node of the mesh, for asyncio.
 
     ::
@@ -68,9 +69,13 @@ class AsyncLattica(NodeFacade):
     """
 
     def __init__(
-        self, config: NodeConfig | None = None, *, identity: Identity | None = None
+        self,
+        config: NodeConfig | None = None,
+        *,
+        identity: Identity | None = None,
+        **settings: Never,
     ) -> None:
-        super().__init__(config, identity=identity)
+        super().__init__(config, identity=identity, **settings)
         self._handlers = HandlerTasks(self._bridge)
 
     # Life
@@ -108,12 +113,6 @@ class AsyncLattica(NodeFacade):
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
-
-    def __enter__(self) -> NoReturn:
-        raise TypeError("an AsyncLattica is used with `async with`; `with` is for Lattica")
-
-    def __exit__(self, *_: object) -> NoReturn:
-        raise TypeError("an AsyncLattica is used with `async with`")
 
     # Calls
 

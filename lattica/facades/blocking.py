@@ -13,9 +13,10 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
+from typing import TYPE_CHECKING, Any, Never, Self, cast
 
 from lattica.facades import facade
+from lattica.facades.closable import OnlyWith
 from lattica.facades.facade import NodeFacade, import_here
 from lattica.facades.ports import ExposedPort, ForwardedPort
 from lattica.facades.streams.blocking import BlockingEvents, BlockingStream
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class Lattica(NodeFacade):
+class Lattica(NodeFacade, OnlyWith):
     """A node of the mesh, for programs with threads.
 
     ::
@@ -97,8 +98,9 @@ class Lattica(NodeFacade):
         identity: Identity | None = None,
         max_handler_threads: int = MAX_HANDLER_THREADS,
         process: bool = False,
+        **settings: Never,
     ) -> None:
-        super().__init__(config, identity=identity)
+        super().__init__(config, identity=identity, **settings)
         self._handlers = HandlerThreads(self._bridge, max_handler_threads, BlockingStream)
 
     @staticmethod
@@ -149,12 +151,6 @@ class Lattica(NodeFacade):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-    def __aenter__(self) -> NoReturn:
-        raise TypeError("a Lattica is used with `with`; `async with` is for AsyncLattica, and Node")
-
-    def __aexit__(self, *_: object) -> NoReturn:
-        raise TypeError("a Lattica is used with `with`")
 
     @property
     def process_id(self) -> int | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
+from lattica.facades.closable import OnlyAsyncWith
 from lattica.facades.threads.bridge import Bridge
 from lattica.facades.threads.iterators import AsyncIterator, BlockingIterator
 
@@ -251,7 +252,7 @@ class AsyncDht:
         await self._bridge.acall(wait_ready, timeout=timeout)
 
 
-class AsyncProviders(AsyncIterator["FoundPeer"]):
+class AsyncProviders(AsyncIterator["FoundPeer"], OnlyAsyncWith):
     """Peers, one after the other: `async for peer in providers`."""
 
     def __init__(self, bridge: Bridge[Any], begin: partial[ProviderStream]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Never, TypeVar
 
 import trio
 
@@ -329,10 +329,15 @@ class NodeFacade(NodeInProcess):
     """A :class:`~lattica.node.Node` in a thread of its own. Base of the facades."""
 
     def __init__(
-        self, config: NodeConfig | None = None, *, identity: Identity | None = None
+        self,
+        config: NodeConfig | None = None,
+        *,
+        identity: Identity | None = None,
+        **settings: Never,
     ) -> None:
-        from lattica.config import require_config
+        from lattica.config import refuse_settings, require_config
 
+        refuse_settings(settings)
         require_config(config)
         self._config = config
         self._identity = identity

@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import replace
 from itertools import starmap
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Never, NoReturn
 
 import trio
 
-from lattica.config import NodeConfig, load_config, require_config
+from lattica.config import NodeConfig, load_config, refuse_settings, require_config
 from lattica.nat.base.checks import check_timeout
 from lattica.nat.base.concurrency.exception_groups import leaves, unwrapped
 from lattica.nat.base.errors import ConnectionClosedError, LocalProtocolError
@@ -74,8 +74,13 @@ class Node(NodeInProcess):
     """
 
     def __init__(
-        self, config: NodeConfig | None = None, *, identity: Identity | None = None
+        self,
+        config: NodeConfig | None = None,
+        *,
+        identity: Identity | None = None,
+        **settings: Never,
     ) -> None:
+        refuse_settings(settings)
         require_config(config)
         self.config = load_config() if config is None else config
         path = self.config.identity_path if identity is None else None
@@ -114,10 +119,10 @@ class Node(NodeInProcess):
         return f"<Node {self.peer_id} ({listening}; peers: {len(self.swarm.registry.by_peer)})>"
 
     def __enter__(self) -> NoReturn:
-        raise TypeError("a Node is used with `async with`, under trio; `with` is for Lattica")
+        raise TypeError("use `async with` for Node, under trio; `with` is for Lattica")
 
     def __exit__(self, *_: object) -> NoReturn:
-        raise TypeError("a Node is used with `async with`")
+        raise TypeError("use `async with` for Node, under trio")
 
     async def __aenter__(self) -> Node:
         _check_trio()

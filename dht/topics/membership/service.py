@@ -51,7 +51,6 @@ class Membership(InProcess):
     def __repr__(self) -> str:
         return f"<Membership, {len(self._members)} others>"
 
-    @property
     def members(self) -> dict[PeerId, bytes]:
         """The others, and what each says of itself."""
         return dict(self._members)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Final, cast
+from typing import Any, Final, Never, cast
 
 from lattica.config import NodeConfig, load_config
 from lattica.daemon.errors import ProcessEndedError
@@ -93,8 +93,11 @@ class ProcessLattica(Lattica):
         identity: Identity | None = None,
         max_handler_threads: int = MAX_HANDLER_THREADS,
         process: bool = True,
+        **settings: Never,
     ) -> None:
-        super().__init__(config, identity=identity, max_handler_threads=max_handler_threads)
+        super().__init__(
+            config, identity=identity, max_handler_threads=max_handler_threads, **settings
+        )
         self._there: set[str] = set()
         """Protocols whose handlers run in the other process."""
 

@@ -25,9 +25,12 @@ if TYPE_CHECKING:
 
 _FACADES: Final = "lattica.facades."
 _HERE: Final = frozenset(
-    {"__init__", "__repr__", "__enter__", "__exit__", "__next__", "receive", "__init_subclass__"}
-)
-"""What is done here, by calling other things there."""
+    {
+        "__init__", "__init_subclass__", "__repr__", "__next__", "receive",
+        "__enter__", "__exit__", "__aenter__", "__aexit__",
+    }
+)  # fmt: skip
+"""What is done here, by calling other things there, or none."""
 _ENDINGS: Final = frozenset({"close", "leave"})
 """They do nothing once the node has been closed or its process has ended: so has what they end."""
 _STATES: Final = {"push": True, "publish_state_dict": True, "load_state_dict": False}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
 import trio
 
+from lattica.facades.closable import OnlyAsyncWith
 from lattica.facades.rpc.core import (
     END,
     End,
@@ -205,7 +206,7 @@ class AsyncNamedCall:
         return AsyncItems(self._bridge, make)
 
 
-class AsyncItems:
+class AsyncItems(OnlyAsyncWith):
     """The results of a streaming call: an async iterator. Several tasks may read it.
 
     :meth:`aclose` gives the call up, and whoever waits for an item stops. `async with` closes it,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
+from lattica.facades.closable import OnlyWith
 from lattica.facades.rpc.core import (
     END,
     FacadeNamedStub,
@@ -192,7 +193,7 @@ def _requests(items: Any) -> Any:
     return ThreadItems(items)
 
 
-class BlockingItems:
+class BlockingItems(OnlyWith):
     """The results of a streaming call: an iterator, for any number of threads, each of which gets
     items of its own.
 

@@ -9,9 +9,9 @@ import math
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
-from lattica.facades.closable import Closable
+from lattica.facades.closable import Closable, OnlyAsyncWith, OnlyWith, other_facade
 from lattica.facades.threads.bridge import Bridge
 from lattica.facades.threads.iterators import AsyncSubscription, EventsCore
 
@@ -84,7 +84,7 @@ class AsyncStore:
         return await self._bridge.acall_plain(lambda: self._node.store.documents())
 
 
-class AsyncDocument:
+class AsyncDocument(OnlyAsyncWith):
     """A replicated document; see
     :class:`~lattica.crdt.store.shared_document.SharedDocument`. For any number of loops.
     """
@@ -309,6 +309,32 @@ class _Part:
         self._document = document
         self.name = name
 
+    def __getitem__(self, _: object) -> NoReturn:
+        raise self._awaited()
+
+    def __setitem__(self, _: object, __: object) -> NoReturn:
+        raise self._awaited()
+
+    def __delitem__(self, _: object) -> NoReturn:
+        raise self._awaited()
+
+    def __contains__(self, _: object) -> NoReturn:
+        raise self._awaited()
+
+    def __iter__(self) -> NoReturn:
+        raise self._awaited()
+
+    def __len__(self) -> NoReturn:
+        raise self._awaited()
+
+    def _awaited(self) -> TypeError:
+        name = type(self).__name__
+        methods = ", ".join(each for each in vars(type(self)) if not each.startswith("_"))
+        return TypeError(
+            f"{name} has methods that are awaited ({methods}); [], `in`, len() and loops are for "
+            f"{other_facade(name)}, of a Lattica"
+        )
+
 
 class AsyncRegisters(_Part):
     """Names and their values; a value is plain data, None is none."""
@@ -478,7 +504,7 @@ class AsyncPresence(_Part):
         return found
 
 
-class AsyncChanges(AsyncSubscription["DocumentChange"], Closable):
+class AsyncChanges(AsyncSubscription["DocumentChange"], Closable, OnlyWith):
     """A document's changes: `async for change in changes`; it ends with the document, or `close`.
 
     The subscription begins when it is made, not when it is first awaited.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, MutableMap
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lattica.facades.closable import Closable
+from lattica.facades.closable import Closable, OnlyWith
 from lattica.facades.threads.bridge import Bridge
 from lattica.facades.threads.iterators import BlockingSubscription, EventsCore
 
@@ -83,7 +83,7 @@ class BlockingStore:
         return self._bridge.call_plain(lambda: self._node.store.documents())
 
 
-class BlockingDocument(Closable):
+class BlockingDocument(Closable, OnlyWith):
     """A replicated document; see
     :class:`~lattica.crdt.store.shared_document.SharedDocument`. For any number of threads.
     """

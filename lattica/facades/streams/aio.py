@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import trio
 
-from lattica.facades.closable import Closable
+from lattica.facades.closable import Closable, OnlyAsyncWith, OnlyWith
 from lattica.facades.threads.bridge import Bridge
 from lattica.facades.threads.capture import captured
 from lattica.facades.threads.handoff import StreamCore, StreamHandle
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 AsyncHandler = Callable[["AsyncStream"], Awaitable[object]]
 
 
-class AsyncStream(StreamHandle):
+class AsyncStream(StreamHandle, OnlyAsyncWith):
     """A bidirectional stream of bytes to a peer, for asyncio.
 
     As :class:`~lattica.nat.mux.stream.Stream`, and raises the same errors. Tasks may use it at the
@@ -172,7 +172,7 @@ class AsyncStream(StreamHandle):
             self.reset()
 
 
-class AsyncEvents(AsyncSubscription["SwarmEvent"], Closable):
+class AsyncEvents(AsyncSubscription["SwarmEvent"], Closable, OnlyWith):
     """A node's events, one after the other: `async for event in events`.
 
     It ends when it is closed, by anybody, or the node is. The subscription begins when it is

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from lattica.facades.closable import OnlyWith
 from lattica.facades.threads.bridge import Bridge
 from lattica.facades.threads.handoff import StreamHandle
 from lattica.facades.threads.iterators import BlockingSubscription, EventsCore
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from lattica.node import Node
 
 
-class BlockingStream(StreamHandle):
+class BlockingStream(StreamHandle, OnlyWith):
     """A bidirectional stream of bytes to a peer, for threads.
 
     As :class:`~lattica.nat.mux.stream.Stream`, and raises the same errors. Threads may use it at

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import trio
 
-from lattica.facades.closable import Closable
+from lattica.facades.closable import Closable, OnlyWith
 from lattica.facades.threads.bridge import Bridge
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.in_process import InProcess
@@ -77,7 +77,7 @@ class EventsCore(Generic[T]):
             manager.__exit__(None, None, None)
 
 
-class BlockingIterator(Closable, InProcess, Generic[T]):
+class BlockingIterator(Closable, InProcess, Generic[T], OnlyWith):
     """An iterator whose next item may have to be waited for. `with` closes it."""
 
     over: ClassVar[str] = "this subscription is closed"

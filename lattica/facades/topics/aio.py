@@ -9,6 +9,7 @@ from typing import Any, Self
 from lattica.dht.topics.membership.core import MemberEvent
 from lattica.dht.topics.service.topic import Topic, Validator
 from lattica.dht.topics.signing import Message
+from lattica.facades.closable import OnlyAsyncWith
 from lattica.facades.threads.bridge import Bridge
 from lattica.facades.threads.iterators import AsyncIterator, AsyncSubscription
 from lattica.facades.topics.core import MembersCore, MessagesCore, TopicHandle
@@ -57,7 +58,7 @@ class AsyncTopic(TopicHandle):
         await self._bridge.acall(self._topic.wait_peers, count, timeout=timeout)
 
 
-class AsyncMessages(AsyncIterator[Message]):
+class AsyncMessages(AsyncIterator[Message], OnlyAsyncWith):
     """A topic's messages, one after the other: `async for message in messages`.
 
     It ends when it is closed, by anybody, or the node is. What is not taken is kept as
@@ -98,7 +99,7 @@ class AsyncMessages(AsyncIterator[Message]):
         return self._waiting.popleft()
 
 
-class AsyncMembers(AsyncSubscription[MemberEvent]):
+class AsyncMembers(AsyncSubscription[MemberEvent], OnlyAsyncWith):
     """Who is a member of a topic: `members` now, and joins and leaves with `async for`.
 
     It ends when the block does, or the node is closed.

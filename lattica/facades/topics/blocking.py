@@ -107,7 +107,6 @@ class BlockingMembers(BlockingSubscription[MemberEvent]):
         super().__init__(bridge, core)
         self._members = core.members
 
-    @property
     def members(self) -> dict[PeerId, bytes]:
         """The others, and what each says of itself."""
         return self._bridge.call_plain(self._members)

@@ -115,7 +115,7 @@ class MembersCore:
         self._left.set()
 
     def members(self) -> dict[PeerId, bytes]:
-        return {} if self._membership is None else self._membership.members
+        return {} if self._membership is None else self._membership.members()
 
     async def receive(self) -> MemberEvent | None:
         """The next event; None when there will be no more."""

@@ -8,6 +8,7 @@ from lattica.content.tensors.elements import StateDict
 from lattica.content.weights.options import PushedVersion, WeightOptions, WeightVersion
 from lattica.content.weights.publisher import WeightPublisher
 from lattica.content.weights.subscriber import WeightSubscriber
+from lattica.facades.closable import OnlyAsyncWith
 from lattica.facades.threads.bridge import Bridge
 from lattica.facades.threads.iterators import AsyncIterator
 from lattica.facades.weights.core import CLOSED, Held, VersionsCore
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from lattica.node import Node
 
 
-class AsyncWeightPublisher(InProcess):
+class AsyncWeightPublisher(InProcess, OnlyAsyncWith):
     """Publishes versions of weights: `async with lattica.publish_weights("policy") as publisher:
     await publisher.push(state)`; see :class:`lattica.content.WeightPublisher`.
     """
@@ -52,7 +53,7 @@ class AsyncWeightPublisher(InProcess):
         await _close(self._bridge, self._held)
 
 
-class AsyncWeightSubscriber(AsyncIterator[WeightVersion]):
+class AsyncWeightSubscriber(AsyncIterator[WeightVersion], OnlyAsyncWith):
     """Follows a channel of weights: `async with lattica.follow_weights("PEER/policy") as weights:
     async for version in weights: …`; see :class:`lattica.content.WeightSubscriber`.
     """

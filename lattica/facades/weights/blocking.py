@@ -11,7 +11,7 @@ from lattica.content.tensors.elements import StateDict
 from lattica.content.weights.options import PushedVersion, WeightOptions, WeightVersion
 from lattica.content.weights.publisher import WeightPublisher
 from lattica.content.weights.subscriber import WeightSubscriber
-from lattica.facades.closable import Closable
+from lattica.facades.closable import Closable, OnlyWith
 from lattica.facades.threads.bridge import Bridge
 from lattica.facades.threads.iterators import BlockingIterator
 from lattica.facades.weights.core import CLOSED, Held, VersionsCore
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lattica.node import Node
 
 
-class BlockingWeightPublisher(Closable, InProcess):
+class BlockingWeightPublisher(Closable, InProcess, OnlyWith):
     """Publishes versions of weights; see :class:`lattica.content.WeightPublisher`.
 
     ::

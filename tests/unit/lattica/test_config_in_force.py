@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from typer.testing import CliRunner
@@ -55,6 +56,12 @@ def test_nodes_without_a_configuration_have_the_loaded_one(tmp_path, monkeypatch
 def test_what_is_no_configuration(kind, given):
     with pytest.raises(ConfigError, match=r"takes a NodeConfig, not .*load_config\(path\)"):
         kind(given)
+
+
+@pytest.mark.parametrize("kind", [Node, Lattica, AsyncLattica, partial(Lattica, process=True)])
+def test_settings_as_keywords_are_told_where_they_belong(kind):
+    with pytest.raises(TypeError, match=r'no keyword listen: .*overrides=\{"listen": …'):
+        kind(listen=["/ip4/127.0.0.1/tcp/0"])
 
 
 def test_a_bad_environment_is_an_error_of_who_starts(monkeypatch):

@@ -127,7 +127,7 @@ def test_members_know_of_each_other():
             seen.set()
             assert members.receive(timeout=60) == MemberLeft(joined.peer_id)
             thread.join()
-            assert members.members == {}
+            assert members.members() == {}
             with pytest.raises(TimeoutError):
                 members.receive(timeout=0.01)
         with pytest.raises(LocalProtocolError):

@@ -113,9 +113,9 @@ async def test_members_that_are_not_connected_know_of_each_other(autojump_clock)
                         assert isinstance(event, MemberJoined)
                         joined[event.peer_id] = event.data
                     assert joined[three.host.peer_id] == b"third"
-                    while len(third.members) < 2:
+                    while len(third.members()) < 2:
                         await anext(third)
-                assert third.members[one.host.peer_id] == b"first"
+                assert third.members()[one.host.peer_id] == b"first"
             with trio.fail_after(5):
                 assert await anext(first) == MemberLeft(three.host.peer_id)
             two.host.drop(one.host.peer_id)
@@ -141,7 +141,7 @@ async def test_who_was_killed_is_no_member_to_those_who_come_back(autojump_clock
             nursery.start_soon(live)
             async with back.topics.topic(TOPIC).membership() as members:
                 with trio.fail_after(60):
-                    while len(members.members) < 2:
+                    while len(members.members()) < 2:
                         await anext(members)
             link.abort("away")
             await trio.sleep(30.0)
@@ -155,7 +155,7 @@ async def test_who_was_killed_is_no_member_to_those_who_come_back(autojump_clock
                     while True:
                         event = await anext(members)
                         assert event.peer_id == one.host.peer_id
-                assert set(members.members) == {one.host.peer_id}
+                assert set(members.members()) == {one.host.peer_id}
 
 
 async def test_what_is_raised_among_members_comes_out_as_it_is(autojump_clock):

@@ -65,7 +65,10 @@ REMOTE = [
     ExposedPort,
     ForwardedPort,
 ]
-BY_CALLING_OTHERS = {"receive", "__enter__", "__exit__", "__init__", "__iter__", "__next__"}
+BY_CALLING_OTHERS = {
+    "receive", "__enter__", "__exit__", "__init__", "__iter__", "__next__",
+    "__aenter__", "__aexit__",  # by calling none
+}  # fmt: skip
 
 
 def test_every_call_of_a_lattica_is_made_there_or_is_the_programs_own_part() -> None:
