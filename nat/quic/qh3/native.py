@@ -96,8 +96,9 @@ class NativeDrive:
         return report[_PACKETS] > 0
 
     def let_go(self) -> None:
-        """Hold and drive the core no more: it and this are in a cycle until then."""
+        """Hold and drive the core no more: it, this and TLS are in cycles until then."""
         self.core.__dict__.pop("_drain_core", None)
+        self.core.let_go()
 
     def fail(self, error: Exception) -> NoReturn:
         self.faulty = True

@@ -10,17 +10,19 @@ from contextlib import contextmanager
 
 import pytest
 import trio
+from qh3 import tls
 
 from lattica.errors import StreamResetError
 from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.session import MuxSession
 from lattica.nat.mux.stream import Stream
 from lattica.nat.mux.stream_state import MuxStream
+from lattica.nat.quic.qh3.core import QuicCore
 from lattica.nat.swarm.swarm import Swarm
 from tests.support.attacker import attacking, data, propose, syn
 from tests.support.nets.nets import ECHO, LISTEN_ON, ask_echo, running, settled
 
-KINDS = (Stream, MuxStream, MuxSession, Connection)
+KINDS = (Stream, MuxStream, MuxSession, Connection, QuicCore, tls.Context)
 FIN, RST = 4, 8
 
 
