@@ -22,12 +22,12 @@ from lattica.content.download.lists import ListSource
 from lattica.content.download.local.entries import make_entries
 from lattica.content.download.local.files import LocalChunk, find_elsewhere, find_local_files
 from lattica.content.download.local.former import check_deletion, chosen, tidy
-from lattica.content.download.local.journaled import count_journaled
 from lattica.content.download.local.names import check_names, check_tensors_stay
 from lattica.content.download.local.obstacles import check_obstacles
 from lattica.content.download.obtaining import Obtaining, Surroundings
 from lattica.content.download.options import FetchOptions, FetchResult
-from lattica.content.download.partial import PartialFiles
+from lattica.content.download.partial.journaled import count_journaled
+from lattica.content.download.partial.partial_files import PartialFiles
 from lattica.content.download.plan import Plan
 from lattica.content.download.providers.contact import Contact, Retries
 from lattica.content.download.providers.link import RETRIED, Link

@@ -20,10 +20,10 @@ import trio
 
 from lattica.content.download.ledger import Ledger
 from lattica.content.download.local.files import LocalChunk
-from lattica.content.download.local.journaled import count_journaled
 from lattica.content.download.obtaining import Changes, Obtaining, Surroundings
 from lattica.content.download.options import FetchOptions
-from lattica.content.download.partial import PartialFiles
+from lattica.content.download.partial.journaled import count_journaled
+from lattica.content.download.partial.partial_files import PartialFiles
 from lattica.content.download.plan import Plan
 from lattica.content.download.providers.contact import Contact, Retries
 from lattica.content.download.shared import SharedFetch

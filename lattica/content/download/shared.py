@@ -6,7 +6,7 @@ import logging
 from contextlib import ExitStack
 
 from lattica.content.download.ledger import Ledger
-from lattica.content.download.partial import PartialFiles
+from lattica.content.download.partial.partial_files import PartialFiles
 from lattica.content.download.plan import Plan
 from lattica.content.manifest.lists import encode_list
 from lattica.content.manifest.manifest import ListNotLoadedError

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from lattica.content.disk import storage_error
 from lattica.content.download.ledger import Ledger
 from lattica.content.download.local.files import find_local_files
-from lattica.content.download.partial import PartialFiles
+from lattica.content.download.partial.partial_files import PartialFiles
 from lattica.content.download.plan import Plan
 from lattica.content.publish.catalog import check_publishable, make_publication
 from lattica.errors import (

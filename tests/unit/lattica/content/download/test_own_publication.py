@@ -81,7 +81,7 @@ async def test_a_full_disk_is_no_fault_of_what_is_read(tmp_path, source, monkeyp
         host = net.host()
         async with Publisher(host) as publisher:
             ticket = await publisher.publish(source)
-            monkeypatch.setattr("lattica.content.download.partial.write_all", refuse)
+            monkeypatch.setattr("lattica.content.download.partial.partial_files.write_all", refuse)
             with pytest.raises(StorageError, match="the disk is full"):
                 await fetch(host, ticket, tmp_path / "out", options=QUICK)
 

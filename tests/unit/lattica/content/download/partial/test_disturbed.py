@@ -17,8 +17,9 @@ from safetensors.numpy import save_file
 
 from lattica.content import FetchOptions, Publisher, fetch
 from lattica.content.disk import make_directory
-from lattica.content.download import partial
-from lattica.content.download.partial import PartialFiles
+from lattica.content.download.partial import read_back
+from lattica.content.download.partial.partial_files import PartialFiles
+from lattica.content.download.partial.read_back import Written
 from lattica.content.events import FetchEvent, FetchProgress
 from lattica.errors import StorageError
 from tests.support.doubles.content_doubles import memory_node
@@ -133,7 +134,7 @@ class Disturber:
         self.act = act
         for owner, name in (
             (PartialFiles, "write"),
-            (PartialFiles, "_compare"),
+            (Written, "_compare"),
             (PartialFiles, "disturbed"),
             (os, "fsync"),
             (os, "replace"),
@@ -161,7 +162,7 @@ class Disturber:
 async def test_disturbed_at_every_point(tmp_path, monkeypatch, action, tensors):
     source = make_tree(tmp_path / "source")
     out = tmp_path / "out"
-    monkeypatch.setattr(partial, "_THREADS_FROM", 2 * MIB)
+    monkeypatch.setattr(read_back, "WRITTEN_OUT_FROM", 2 * MIB)
     disturber = Disturber(monkeypatch, lambda: action(out))
     async with memory_node(4 * MIB) as node, Publisher(node) as publisher:
         ticket = await publisher.publish(source)
@@ -229,7 +230,7 @@ async def test_file_that_was_there_and_goes_in_mid_fetch(tmp_path):
 async def test_two_at_once_without_locks(tmp_path, monkeypatch, number, seed):
     source = make_tree(tmp_path / "source")
     out = tmp_path / "out"
-    monkeypatch.setattr(partial, "_THREADS_FROM", 2 * MIB)
+    monkeypatch.setattr(read_back, "WRITTEN_OUT_FROM", 2 * MIB)
 
     def no_locks(*_):
         raise OSError(number, os.strerror(number))

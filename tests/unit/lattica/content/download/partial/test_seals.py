@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lattica.content.download.local.seals import Seals
+from lattica.content.download.partial.seals import Seals
 
 
 def test_bytes_are_known_again() -> None:

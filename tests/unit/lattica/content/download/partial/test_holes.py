@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from lattica.content.download.ledger import Ledger
-from lattica.content.download.local import holes
-from lattica.content.download.local.holes import Hole, digests_of_holes, is_zeros, joined
-from lattica.content.download.partial import PartialFiles
+from lattica.content.download.partial import holes
+from lattica.content.download.partial.holes import Hole, digests_of_holes, is_zeros, joined
+from lattica.content.download.partial.partial_files import PartialFiles
 from lattica.content.download.plan import Placement, Plan
 from lattica.content.publish.catalog import make_publication
 from lattica.errors import StorageError

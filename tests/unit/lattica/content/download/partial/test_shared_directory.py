@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lattica.content import FetchOptions, Publisher, fetch
-from lattica.content.download.partial import PartialFiles
+from lattica.content.download.partial.partial_files import PartialFiles
 from lattica.content.download.plan import Plan
 from lattica.content.manifest.paths import RESERVED_PREFIX
 from lattica.content.publish.catalog import make_publication

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import trio
 
 from lattica.content.download.ledger import Ledger
-from lattica.content.download.partial import PartialFiles
+from lattica.content.download.partial.partial_files import PartialFiles
 from lattica.content.download.plan import Plan
 
 _UNIT = 32
