@@ -36,7 +36,8 @@ MAX_APPOINTMENTS: Final = 32 * 1024
 """Bytes of all that led to one."""
 MAX_SESSIONS: Final = 128
 """Of a former owner, whose last entries are named."""
-_MAX_CHAIN: Final = 16
+MAX_APPOINTED: Final = 16
+"""Appointments of a document that led to one."""
 _MAX_TIME: Final = 2**48
 
 
@@ -102,7 +103,7 @@ def encode_appointments(appointments: Sequence[Appointment]) -> bytes:
         [each.body, [list(pair) for pair in each.signatures]] for each in appointments
     ]
     encoded = encode(items)
-    if len(encoded) > MAX_APPOINTMENTS or len(appointments) > _MAX_CHAIN:
+    if len(encoded) > MAX_APPOINTMENTS or len(appointments) > MAX_APPOINTED:
         raise LocalProtocolError("too many appointments of owners, or too long ones")
     return encoded
 
@@ -116,7 +117,7 @@ def decode_appointments(data: bytes, genesis: Genesis) -> tuple[Appointment, ...
         RemoteProtocolError: they are none, or not signed by whom they say.
     """
     match decode(data, MAX_APPOINTMENTS):
-        case [_, *_] as items if len(items) <= _MAX_CHAIN:
+        case [_, *_] as items if len(items) <= MAX_APPOINTED:
             pass
         case _:
             raise RemoteProtocolError("not the appointment of an owner")

@@ -10,7 +10,7 @@ do, in its other sessions, only that counts which is not later than the last ent
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
@@ -151,6 +151,14 @@ class Ownership:
         return identity in self._genesis.owners or any(
             each.successor == identity for each in self.appointments
         )
+
+    def showing(self) -> Iterator[bytes]:
+        """The sessions whose first entries show all appointments that count, if there are any."""
+        if self.appointments:
+            last = self.appointments[-1].id
+            for author, shown in self._shown.values():
+                if last in (each.id for each in shown):
+                    yield author
 
     def seat_of(self, author: bytes, identity: bytes) -> bytes | None:
         """The seat that a session says it has; None if it is no owner's."""

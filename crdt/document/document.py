@@ -303,6 +303,19 @@ class Document:
         """Who owns the document, by peer; nobody if everybody may write."""
         return self._owners.all()
 
+    @property
+    def is_owner(self) -> bool:
+        """Whether this peer owns the document, frozen or not, as far as is known here."""
+        rights = self._replica.log.rights
+        return rights is not None and rights.is_owner(self._replica.identity.public_key.data)
+
+    def standing_of(self, peer: PeerId, shown: bytes = b"") -> Iterator[bytes]:
+        """Messages by which a peer that owned the document learns who was appointed in its place,
+        for when it may not read the document any more; of what was written they have nothing. For
+        who has never owned it, nor was appointed (`shown`), there are none.
+        """
+        return self._owners.standing_of(peer, shown)
+
     def appoint(
         self,
         successor: PeerId | str | bytes,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lattica.crdt.access.appointment import (
@@ -14,9 +14,11 @@ from lattica.crdt.access.appointment import (
 )
 from lattica.crdt.access.ownership import Ownership
 from lattica.crdt.document.writer import Writer
+from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.genesis import Recovery
 from lattica.crdt.keys.identities import identity_key, peer_of
 from lattica.crdt.keys.session import decode_certificate
+from lattica.crdt.sync.messages import encode_entries, encode_fork_message
 from lattica.nat.base.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity, PeerId
 
@@ -138,6 +140,37 @@ class DocumentOwners:
         replica.appointments = given
         self._writer.take_office()
         return True
+
+    def standing_of(self, peer: PeerId, shown: bytes) -> Iterator[bytes]:
+        """As :meth:`Document.standing_of`."""
+        rights, database = self._writer.replica.log.rights, self._writer.replica.database
+        if rights is None or not rights.ownership.appointments:
+            return
+        ownership = rights.ownership
+        try:
+            identity = identity_key(peer)
+        except LocalProtocolError:
+            return  # with such a key nobody owns anything
+        if not ownership.was_owner(identity) and not self._was_appointed(identity, shown):
+            return
+        first = (database.entry(author, 0) for author in ownership.showing())
+        # One that only what follows has signed would give that away.
+        signed = next((each for each in first if each.is_signed()), None)
+        if signed is None:
+            return
+        for appointment in ownership.appointments:
+            fork = self._writer.replica.log.feeds[appointment.session].fork
+            if fork is not None:
+                yield encode_fork_message(fork.encode())
+        yield encode_entries(encode_chain([signed], with_prev=True))
+
+    def _was_appointed(self, identity: bytes, shown: bytes) -> bool:
+        """Whether what a peer shows is an appointment of it, be it one that does not count."""
+        try:
+            given = decode_appointments(shown, self._writer.replica.genesis)
+        except RemoteProtocolError:
+            return False
+        return given[-1].successor == identity
 
     @property
     def _recovery(self) -> Recovery:

@@ -205,6 +205,7 @@ class SharedDocument(Document):
 
     def _tell_owners(self) -> None:
         told, self._owners_told = self._owners_told, self.owners()
+        was_owner = self._replica.identity.peer_id in (each.peer for each in told)
         for each in self._owners_told:
             if each.is_frozen and each not in told:
                 logger.warning(
@@ -221,6 +222,12 @@ class SharedDocument(Document):
                     each.peer,
                     each.instead_of,
                 )
+        if was_owner and not self.is_owner:
+            logger.warning(
+                "this peer does not own a document any more: another owner was appointed in its "
+                "place document=%s",
+                self.id,
+            )
         for stream in self._streams:
             stream.tell_owners()
 

@@ -21,7 +21,14 @@ from lattica.crdt.log.config import LogConfig
 from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.log.disk.schema import read_genesis
 from lattica.crdt.log.errors import StoreError
-from lattica.crdt.store.replication.wire import blame, open_about, receive, receive_hello, welcome
+from lattica.crdt.store.replication.wire import (
+    blame,
+    open_about,
+    receive,
+    receive_hello,
+    send_bytes,
+    welcome,
+)
 from lattica.crdt.store.shared_document import SharedDocument
 from lattica.crdt.store.surroundings import Discovery, Topic, Topics
 from lattica.crdt.store.turns import in_turns
@@ -407,6 +414,8 @@ class Store:
             stream.peer_id, hello.capability
         ):
             await stream.send_message(ABSENT)
+            for message in document.standing_of(stream.peer_id, hello.capability):
+                await send_bytes(stream, message)
             return
         await welcome(self._host, stream, hello, doc_id, document.capability)
         if hello.purpose is Purpose.GENESIS:

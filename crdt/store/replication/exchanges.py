@@ -13,18 +13,21 @@ from typing import Final, Protocol
 
 import trio
 
+from lattica.crdt.access.appointment import MAX_APPOINTED
 from lattica.crdt.store.replication.joining import Joining, SnapshotSource
 from lattica.crdt.store.replication.patience import Patience
 from lattica.crdt.store.replication.wire import (
     PATIENCE,
     expect_end,
     open_about,
+    receive,
     receive_bytes,
     send_bytes,
 )
 from lattica.crdt.sync.heads import Head
-from lattica.crdt.sync.messages import Purpose
+from lattica.crdt.sync.messages import Entries, Fork, Purpose
 from lattica.crdt.sync.session import SyncCounts, SyncSession, SyncSource
+from lattica.nat.base.errors import IncompleteReadError, RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.limits.places import Source
 from lattica.nat.mux.stream import Stream
@@ -33,10 +36,17 @@ from lattica.nat.swarm.host import Host
 _EXCHANGE_TIME: Final = 120.0
 """Seconds that an exchange may take, and one more for each so many bytes of it."""
 _LEAST_RATE: Final = 16 * 1024
+_MOST_SAID: Final = MAX_APPOINTED + 1
+"""Messages to who owned a document: the forks because of which it was replaced, and an entry."""
 
 
 class ReplicatedSource(SyncSource, SnapshotSource, Protocol):
     """A document, as it is kept in step."""
+
+    @property
+    def is_owner(self) -> bool:
+        """Whether this peer owns it, as far as is known here."""
+        ...
 
 
 class Exchanges:
@@ -103,7 +113,9 @@ class Exchanges:
         to have it. Raises what :func:`open_about` does.
         """
         source = self._source
-        opened = await open_about(self._host, peer, self._doc_id, purpose, source.capability)
+        opened = await open_about(
+            self._host, peer, self._doc_id, purpose, source.capability, self._hear_standing
+        )
         if opened is None:
             return None
         stream, hello = opened
@@ -111,6 +123,24 @@ class Exchanges:
             stream.reset()
             return None
         return stream, hello.nonce
+
+    async def _hear_standing(self, stream: Stream) -> None:
+        """Who owns the document, as far as it knows, and is told that it is not here, may hear by
+        whom it is owned now. Raises what :meth:`open` does, and StoreError.
+        """
+        for _ in range(_MOST_SAID if self._source.is_owner else 0):
+            try:
+                message = await receive(stream)
+            except IncompleteReadError:
+                return
+            with self._admitting(stream.peer_id):
+                match message:
+                    case Fork(proof):
+                        self._source.receive_fork(proof)
+                    case Entries(chain):
+                        self._source.receive(chain, stream.peer_id)
+                    case _:
+                        raise RemoteProtocolError("a message that says nothing of owners")
 
     async def converse(self, stream: Stream, nonce: bytes, *, is_opener: bool) -> bool:
         """An exchange; whether the peer has something that is to be had as a snapshot alone."""

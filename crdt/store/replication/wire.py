@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 import trio
@@ -36,10 +36,15 @@ PATIENCE: Final = 30.0
 
 
 async def open_about(
-    host: Host, peer: PeerId, doc_id: bytes, purpose: Purpose, capability: bytes = b""
+    host: Host,
+    peer: PeerId,
+    doc_id: bytes,
+    purpose: Purpose,
+    capability: bytes = b"",
+    on_refusal: Callable[[Stream], Awaitable[None]] | None = None,
 ) -> tuple[Stream, Hello] | None:
     """A stream about a document, and the peer's hello; None if the peer does not have it, or not
-    for this node. `capability` is what is shown.
+    for this node: then `on_refusal` hears what else it says. `capability` is what is shown.
 
     Raises what streams do, RemoteProtocolError, TimeoutError, and NotConnectedError: nobody is
     dialed for it.
@@ -55,6 +60,8 @@ async def open_about(
         await stream.send_message(encode_hello(hello))
         match await receive(stream):
             case Absent():
+                if on_refusal is not None:
+                    await on_refusal(stream)
                 return None
             case Hello(answered, again, tag) as welcomed if (answered, again) == (
                 purpose,

@@ -24,7 +24,7 @@ from lattica.errors import AccessDeniedError, LocalProtocolError
 from lattica.nat.base.keys.identity import Identity
 from tests.support.crdt.documents import Clock
 from tests.support.crdt.folders import memory_folder
-from tests.support.crdt.sync import exchange, exchange_all
+from tests.support.crdt.sync import exchange, exchange_all, tell
 
 PEERS = [Identity(bytes([number]) * 32) for number in range(1, 6)]
 OWNERS = PEERS[:2]
@@ -224,6 +224,15 @@ class Governed(RuleBasedStateMachine):
                     late.receive(part, "peer")
             exchange_all(source, late)
             assert seen(late) == states[0]
+        owners = [owner.peer for owner in source.owners()]
+        for identity in PEERS:
+            messages = [*source.standing_of(identity.peer_id)]
+            assert not messages or any(owner.instead_of for owner in source.owners())
+            if messages:  # it owns the document, or did, and needs no more to know who does
+                path = self.folder / f"told-{identity.peer_id}"
+                with Document(path, self.genesis, identity, wall=self.clock) as told:
+                    tell(told, messages)
+                    assert [owner.peer for owner in told.owners()] == owners
 
 
 class _Refused:

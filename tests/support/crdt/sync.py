@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 
 from lattica.crdt.document import Document
+from lattica.crdt.sync.messages import Entries, Fork, decode_message
 from lattica.crdt.sync.session import SyncCounts, SyncSession
 
 NONCE = bytes(16)
@@ -55,3 +57,15 @@ def exchange_all(*documents: Document) -> None:
     for _ in range(2):
         for one, other in itertools.permutations(documents, 2):
             exchange(one, other)
+
+
+def tell(document: Document, messages: Iterable[bytes]) -> None:
+    """Have a document hear news."""
+    for message in messages:
+        match decode_message(message):
+            case Fork(proof):
+                document.receive_fork(proof)
+            case Entries(chain):
+                document.receive(chain, "peer")
+            case other:
+                raise AssertionError(other)

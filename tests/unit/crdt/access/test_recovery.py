@@ -20,7 +20,7 @@ from lattica.crdt.entries.genesis import Genesis, Mode, Recovery, decode_genesis
 from lattica.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
 from tests.support.crdt.documents import Clock, Make, making
-from tests.support.crdt.sync import exchange, exchange_all
+from tests.support.crdt.sync import exchange, exchange_all, tell
 
 OWNER, SECOND, THIRD, ANNA, BERT, CARL = (Identity(bytes([n]) * 32) for n in range(1, 7))
 KEYS = [Identity(bytes([n]) * 32) for n in (11, 12, 13)]
@@ -412,6 +412,39 @@ def test_a_sealed_document_gets_another_key_from_its_new_owner(make, tmp_path):
     exchange_all(owner, anna, second)
     assert second.registers["secret"] == 1
     assert not owner.can_read
+
+
+def test_who_was_replaced_hears_of_that_and_of_nothing_that_came_later(make, tmp_path):
+    genesis = genesis_of(OWNER, recovery=Recovery(1, PUBLIC[:1]), sealed=True)
+    anna = make(ANNA, genesis)
+    owner = forked(make, tmp_path, OWNER, genesis, anna)
+    for chain in owner.chains_since({}):
+        anna.receive(chain, "owner")
+    assert owner.is_owner
+    assert not owner.owners()[0].is_frozen  # it has not heard of its other history
+    given = {each: anna.appoint(each.peer_id, by=KEYS[0]) for each in (SECOND, THIRD)}
+    first, loser = sorted(given, key=lambda each: decode_appointments(given[each], genesis)[-1].id)
+    assert not [*anna.standing_of(OWNER.peer_id)]
+    late, taken = make(loser, genesis), make(first, genesis)
+    for each in (late, taken):
+        exchange_all(anna, each)
+        each.present(given[each._replica.identity])
+        each.tend_keys()
+        each.registers["secret"] = 1
+    exchange_all(anna, taken)
+    assert not anna.may_pull(OWNER.peer_id)
+    assert not anna.may_pull(loser.peer_id, given[loser])
+    for nobody in (BERT.peer_id, loser.peer_id):
+        assert not [*anna.standing_of(nobody)]
+    for document, shown in ((owner, b""), (late, given[loser])):
+        peer = document._replica.identity.peer_id
+        tell(document, anna.standing_of(peer, shown))
+        assert document.owners() == taken.owners()
+        assert not document.is_owner
+        assert document.heads()[taken.author][0] == 1
+        with pytest.raises(AccessDeniedError):
+            document.registers["again"] = 1
+    assert "secret" not in owner.registers
 
 
 def test_a_genesis_says_who_recovers_and_an_old_one_is_read_as_it_was():

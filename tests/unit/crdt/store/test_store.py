@@ -548,6 +548,45 @@ async def test_an_owner_who_has_forked_is_told_of_and_so_is_who_takes_its_place(
         assert not second.owners()[0].is_frozen
 
 
+async def test_an_owner_who_was_replaced_meanwhile_is_told_so_and_nothing_else(
+    tmp_path, autojump_clock, caplog
+):
+    key = Identity(bytes(32))
+    async with stores(tmp_path) as net:
+        owner, other = net.store(), net.store()
+        successor = host_of(other).peer_id
+        recovery = Recovery(1, (key.public_key.data,))
+        first = await owner.create("models", recovery=recovery)
+        first.grant(successor)
+        first.registers["a"] = 1
+        await host_of(other).connect(host_of(owner).peer_id)
+        second = await other.open(first.id)
+        await second.synced()
+        host_of(owner).drop(successor)
+        while first.peers or second.peers:
+            await trio.sleep(0.1)
+        session = first._replica._session
+        assert session is not None
+        entry = first._replica.database.entry(first.author, 2)
+        contradiction = sign_entry(
+            session, first.genesis.doc_id, 2, entry.header.prev_id, entry.header.hlc, 1, b"\xc0"
+        )
+        second.receive(encode_chain([contradiction], with_prev=True), "peer")
+        second.present(second.appoint(successor, by=key))
+        second.registers["later"] = 1
+        assert first.owners() != second.owners()
+        assert not second.may_pull(host_of(owner).peer_id)
+        with first.changes() as changes:
+            await host_of(owner).connect(successor)
+            while first.is_owner:
+                await anext(changes)
+        assert first.owners() == second.owners()
+        assert "does not own a document any more" in caplog.text
+        await trio.sleep(60)
+        assert first.heads()[second.author][0] == 1
+        assert dict(first.registers.items()) == {}
+
+
 async def test_who_has_a_right_that_its_givers_fork_takes_away_is_told_nothing_more(
     tmp_path, autojump_clock
 ):
