@@ -263,6 +263,10 @@ class Rights:
         level = Level.PULL if self._genesis.is_sealed else Level.READ
         return self._may(level, identity, now_ms, shown)
 
+    def knows_of(self, identity: bytes) -> bool:
+        """Whether an identity is known to have, or have had, a right, or to have been an owner."""
+        return identity in self._held or self.ownership.was_owner(identity)
+
     def _may(self, level: Level, identity: bytes, now_ms: int, shown: bytes) -> bool:
         if self.is_owner(identity) or self._would_own(identity, shown):
             return True

@@ -367,6 +367,12 @@ class Document:
         """Whether a peer, which shows a capability, is told of this document."""
         return self._rights.may_pull(peer, shown)
 
+    def may_come_to_read(self, peer: PeerId) -> bool:
+        """Whether nothing is known here of any right of a peer: what gives it one may not be here
+        yet, and the peer may be the one who has it.
+        """
+        return self._rights.may_come_to_read(peer)
+
     def peer_of(self, author: bytes) -> PeerId | None:
         """Whose session key this is; None if nothing by it is here."""
         feed = self._replica.log.feeds.get(author)

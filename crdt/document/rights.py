@@ -167,6 +167,14 @@ class DocumentRights:
         """As :meth:`Document.may_pull`."""
         return self._may(Rights.may_pull, peer, shown)
 
+    def may_come_to_read(self, peer: PeerId) -> bool:
+        """As :meth:`Document.may_come_to_read`."""
+        rights = self._writer.replica.log.rights
+        try:
+            return rights is not None and not rights.knows_of(identity_key(peer))
+        except LocalProtocolError:
+            return False
+
     def _may(
         self, what: Callable[[Rights, bytes, int, bytes], bool], peer: PeerId, shown: bytes
     ) -> bool:

@@ -137,6 +137,8 @@ class SyncSession:
         nonce: that of the hello; fingerprints are made with it.
         is_opener: whether this side speaks first.
         may_ask: whether to ask for an author of whom the other side has this head.
+        tells: whether the other side gets anything that is here; without it this one only listens,
+            as if nothing were here.
     """
 
     def __init__(
@@ -147,8 +149,10 @@ class SyncSession:
         *,
         is_opener: bool,
         may_ask: _MayAsk | None = None,
+        tells: bool = True,
     ) -> None:
         self._source = source
+        self._tells = tells
         self._peer = peer
         self._nonce = nonce
         self._may_ask = may_ask or _always
@@ -171,17 +175,15 @@ class SyncSession:
         whenever :meth:`take` has said that it is this side's turn, and first by the opener.
         """
         if self._is_begun:
-            ranges, differences = answer_ranges(
-                self._source.head_index, self._nonce, self._taken_ranges()
-            )
-            served, self._wants = [*self._wants.values()], {}
+            ranges, differences = answer_ranges(self._index, self._nonce, self._taken_ranges())
+            served, self._wants = [*self._wants.values()] if self._tells else [], {}
             differences.sort(key=lambda each: not self._source.comes_first(each.author))
             served.sort(key=lambda each: not self._source.comes_first(each.author))
             wants = [want for each in differences if (want := self._want(each)) is not None]
             yield from self._counted(self._entries(differences, served))
         else:
             self._is_begun = True
-            ranges, wants = first_ranges(self._source.head_index, self._nonce), []
+            ranges, wants = first_ranges(self._index, self._nonce), []
         yield from self._counted(encode_ranges(ranges))
         yield from self._counted(encode_wants(wants))
         self.counts.turns += 1
@@ -250,6 +252,10 @@ class SyncSession:
         for message in messages:
             self.counts.sent_bytes += len(message)
             yield message
+
+    @property
+    def _index(self) -> HeadIndex:
+        return self._source.head_index if self._tells else HeadIndex()
 
     def _taken_ranges(self) -> list[Range]:
         ranges, self._ranges = self._ranges, []

@@ -25,7 +25,7 @@ from lattica.crdt.store.replication.wire import (
     send_bytes,
 )
 from lattica.crdt.sync.heads import Head
-from lattica.crdt.sync.messages import Entries, Fork, Purpose
+from lattica.crdt.sync.messages import Entries, Fork, Hello, Purpose
 from lattica.crdt.sync.session import SyncCounts, SyncSession, SyncSource
 from lattica.nat.base.errors import IncompleteReadError, RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId
@@ -46,6 +46,10 @@ class ReplicatedSource(SyncSource, SnapshotSource, Protocol):
     @property
     def is_owner(self) -> bool:
         """Whether this peer owns it, as far as is known here."""
+        ...
+
+    def may_come_to_read(self, peer: PeerId) -> bool:
+        """Whether nothing is known here of any right of a peer."""
         ...
 
 
@@ -85,14 +89,25 @@ class Exchanges:
     async def begin(self, peer: PeerId, may_go_on: Callable[[Source], bool]) -> bool | None:
         """An exchange that is opened here, with what is had as a snapshot alone.
 
-        Returns whether there was such; None: the peer does not have the document, is not to have
-        it, or `may_go_on` says no to where it is. Raises what :meth:`open` and :meth:`converse` do.
+        A peer of whose right nothing is known here is told nothing, and heard all the same: what
+        gives it one may be among what it has.
+
+        Returns whether another one is due, after a snapshot or now that the peer may be told; None:
+        the peer does not have the document, is not to have it, or `may_go_on` says no to where it
+        is. Raises what :meth:`open` and :meth:`converse` do.
         """
-        opened = await self.open(peer, Purpose.SYNC)
+        opened = await self._ask(peer, Purpose.SYNC)
         if opened is None:
             return None
-        stream, nonce = opened
+        stream, hello = opened
+        nonce = hello.nonce
         async with stream:
+            if not self._source.may_pull(peer, hello.capability):
+                if not self._source.may_come_to_read(peer):
+                    stream.reset()
+                    return None
+                await self.converse(stream, nonce, is_opener=True, tells=False)
+                return self._source.may_pull(peer, hello.capability) or None
             if not may_go_on(stream.source):
                 return None
             needs_snapshot = await self.converse(stream, nonce, is_opener=True)
@@ -112,17 +127,19 @@ class Exchanges:
         """A stream about the document, and its nonce; None if the peer does not have it, or is not
         to have it. Raises what :func:`open_about` does.
         """
-        source = self._source
-        opened = await open_about(
-            self._host, peer, self._doc_id, purpose, source.capability, self._hear_standing
-        )
+        opened = await self._ask(peer, purpose)
         if opened is None:
             return None
         stream, hello = opened
-        if not source.may_pull(peer, hello.capability):
+        if not self._source.may_pull(peer, hello.capability):
             stream.reset()
             return None
         return stream, hello.nonce
+
+    async def _ask(self, peer: PeerId, purpose: Purpose) -> tuple[Stream, Hello] | None:
+        """A stream about the document, and what the peer has said, whoever it is."""
+        shown = self._source.capability
+        return await open_about(self._host, peer, self._doc_id, purpose, shown, self._hear_standing)
 
     async def _hear_standing(self, stream: Stream) -> None:
         """Who owns the document, as far as it knows, and is told that it is not here, may hear by
@@ -142,8 +159,12 @@ class Exchanges:
                     case _:
                         raise RemoteProtocolError("a message that says nothing of owners")
 
-    async def converse(self, stream: Stream, nonce: bytes, *, is_opener: bool) -> bool:
-        """An exchange; whether the peer has something that is to be had as a snapshot alone."""
+    async def converse(
+        self, stream: Stream, nonce: bytes, *, is_opener: bool, tells: bool = True
+    ) -> bool:
+        """An exchange, as :class:`SyncSession` has it; whether the peer has something that is to be
+        had as a snapshot alone.
+        """
         peer = stream.peer_id
         session = SyncSession(
             self._source,
@@ -151,6 +172,7 @@ class Exchanges:
             nonce,
             is_opener=is_opener,
             may_ask=self._may_ask,
+            tells=tells,
         )
         latest = trio.current_time() + _EXCHANGE_TIME
         try:

@@ -278,10 +278,10 @@ class Replicator:
         await trio.sleep(max(0.0, member.backoff.due - trio.current_time()))
         began = next(self._numbers)
         try:
-            needs_snapshot = await self.exchanges.begin(
+            is_due_again = await self.exchanges.begin(
                 member.peer, lambda source: self._found(member, source)
             )
-            if needs_snapshot is None:
+            if is_due_again is None:
                 return False
         except UnsupportedProtocolError:
             return False
@@ -296,7 +296,7 @@ class Replicator:
             logger.debug("no exchange peer=%s reason=%r", member.peer, error)
         else:
             member.backoff.again(trio.current_time())
-            if needs_snapshot:
+            if is_due_again:
                 member.wanted.set()  # the peer may lack something, too
                 return True
             member.synced_at = began

@@ -15,10 +15,10 @@ NONCE = bytes(16)
 class Exchange:
     """A session on both sides; messages go from one to the other when the test says so."""
 
-    def __init__(self, opener: Document, other: Document) -> None:
+    def __init__(self, opener: Document, other: Document, *, opener_tells: bool = True) -> None:
         self.sides = [
-            SyncSession(document, name, NONCE, is_opener=is_opener)
-            for document, name, is_opener in ((opener, "opener", True), (other, "other", False))
+            SyncSession(opener, "opener", NONCE, is_opener=True, tells=opener_tells),
+            SyncSession(other, "other", NONCE, is_opener=False),
         ]
         self._speaker = 0
         self._messages = self.sides[0].turn()

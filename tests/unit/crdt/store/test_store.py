@@ -587,6 +587,65 @@ async def test_an_owner_who_was_replaced_meanwhile_is_told_so_and_nothing_else(
         assert dict(first.registers.items()) == {}
 
 
+async def test_who_begins_with_a_document_hears_it_of_a_peer_whose_right_is_in_what_it_hears(
+    tmp_path, autojump_clock, monkeypatch
+):
+    # The right of the one who is asked comes behind the other one's.
+    monkeypatch.setattr("lattica.crdt.document.feeds._PIECE", 1)
+    async with stores(tmp_path) as net:
+        owner, one, two = (net.store() for _ in range(3))
+        first = await owner.create("models")
+        first.grant(host_of(two).peer_id)
+        first.registers["a"] = 1
+        first.grant(host_of(one).peer_id)
+        await host_of(owner).connect(host_of(one).peer_id)
+        second = await one.open(first.id)
+        await second.synced()
+        first.close()
+        await host_of(two).connect(host_of(one).peer_id)
+        third = await two.open(first.id)
+        await third.synced(timeout=600)
+        assert third.root == second.root
+        assert third.registers["a"] == 1
+
+
+async def test_who_is_appointed_and_has_nothing_of_the_document_hears_it_of_readers(
+    tmp_path, autojump_clock
+):
+    key = Identity(bytes(32))
+    async with stores(tmp_path) as net:
+        owner, reader, other = (net.store() for _ in range(3))
+        recovery = Recovery(1, (key.public_key.data,))
+        first = await owner.create("models", recovery=recovery)
+        first.grant(host_of(reader).peer_id)
+        first.registers["a"] = 1
+        entry = first._replica.database.entry(first.author, 2)
+        await host_of(reader).connect(host_of(owner).peer_id)
+        second = await reader.open(first.id)
+        await second.synced()
+        session = first._replica._session
+        assert session is not None
+        first.close()
+        contradiction = sign_entry(
+            session, first.genesis.doc_id, 3, entry.id, entry.header.hlc + 1, 1, b"\xc0"
+        )
+        second.receive(encode_chain([contradiction], with_prev=True), "peer")
+        other_contradiction = sign_entry(
+            session, first.genesis.doc_id, 3, entry.id, entry.header.hlc + 2, 1, b"\xc0"
+        )
+        second.receive(encode_chain([other_contradiction], with_prev=True), "peer")
+        assert second.owners()[0].is_frozen
+        appointment = second.appoint(host_of(other).peer_id, by=key)
+        await host_of(other).connect(host_of(reader).peer_id)
+        third = await other.open(first.id, capability=appointment)
+        await third.synced(timeout=600)
+        assert third.is_owner
+        third.registers["b"] = 2
+        await third.synced(timeout=600)
+        assert second.owners() == third.owners()
+        assert dict(second.registers.items()) == {"a": 1, "b": 2}
+
+
 async def test_who_has_a_right_that_its_givers_fork_takes_away_is_told_nothing_more(
     tmp_path, autojump_clock
 ):

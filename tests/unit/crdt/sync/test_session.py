@@ -25,7 +25,7 @@ from lattica.crdt.types.payloads import RegisterWrite
 from lattica.errors import RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
 from tests.support.crdt.chains import DOC, START, Writer
-from tests.support.crdt.sync import NONCE, exchange
+from tests.support.crdt.sync import NONCE, Exchange, exchange
 
 Make = Callable[[int], Document]
 
@@ -56,6 +56,25 @@ def test_both_sides_get_what_they_lack_in_two_turns(make):
     assert one.root == two.root
     assert one.registers["b"] == 2
     assert two.registers["a"] == 1
+
+
+def test_who_only_listens_gets_all_and_tells_nothing_whatever_it_is_asked_for(make):
+    one, two = make(1), make(2)
+    one.registers["a"] = 1
+    two.registers["b"] = 2
+    _, other = Exchange(one, two, opener_tells=False).run()
+    assert dict(one.registers.items()) == {"a": 1, "b": 2}
+    assert dict(two.registers.items()) == {"b": 2}
+    assert other.received_bytes < 100
+    asked = SyncSession(one, "peer", NONCE, is_opener=True, tells=False)
+    empty = SyncSession(make(3), "peer", NONCE, is_opener=True)
+    whole = Range(b"", None, bytes(16))
+    wants = [Want(author, 0, fork=True) for author in one.heads()]
+    for _ in range(2):
+        assert [*asked.turn()] == [*empty.turn()]
+        for message in (*encode_wants(wants), *encode_ranges([whole]), TURN):
+            asked.take(message)
+            empty.take(message)
 
 
 def test_equal_documents_are_told_apart_from_others_in_one_round_trip(make):
