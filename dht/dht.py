@@ -12,12 +12,12 @@ import trio
 
 from lattica.dht.client.finding import PeerFinder
 from lattica.dht.client.peers import Peers
+from lattica.dht.client.provider_search import ProviderSearch
 from lattica.dht.client.provider_stream import ProviderStream
 from lattica.dht.client.providing.provides import Provides
 from lattica.dht.client.providing.providing import Provided, Providing
 from lattica.dht.client.reading import Reader
 from lattica.dht.client.ties import Ties
-from lattica.dht.client.told import host_of, judged
 from lattica.dht.client.values import Values
 from lattica.dht.client.writing import Writer
 from lattica.dht.config import DhtConfig
@@ -49,7 +49,7 @@ from lattica.dht.upkeep.republish import Republisher
 from lattica.dht.upkeep.serving import ModeFollower
 from lattica.nat.base.concurrency.exception_groups import single_error
 from lattica.nat.base.concurrency.tasks import keep
-from lattica.nat.base.errors import LatticaError, LocalProtocolError
+from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.keys.peer_id import PeerId, parse_peer_id
 from lattica.nat.base.net.addresses import order_addresses, split_peer
@@ -60,8 +60,6 @@ logger = logging.getLogger(__name__)
 
 _AT_ONCE = 16
 """Keys that :meth:`Dht.get_many` gets at a time."""
-_KEPT = 1024
-"""Providers that this node knows itself and tells at once."""
 _LOADED_AT_ONCE = 64
 _CONTACTS = 200
 """Peers of the table that are kept over a restart."""
@@ -166,11 +164,22 @@ class Dht:
         )
         self._keeper.serve(remembered.KINDS, self._network)
         self._finder = PeerFinder(self._peers, self._reader)
+        self._tasks = trio.CapacityLimiter(_AT_ONCE)
+        self._search = ProviderSearch(
+            self._peers,
+            self._reader,
+            self._finder,
+            self._store.providers,
+            ready=self._ready,
+            require_answers=self._require_answers,
+            limiter=self._tasks,
+            clock=clock,
+            rng=self._rng,
+        )
         self._scopes: set[trio.CancelScope] = set()
         self._loaded = trio.Event()
         self._ended = trio.Event()
         self._scope = trio.CancelScope()
-        self._tasks = trio.CapacityLimiter(_AT_ONCE)
         self._nursery = nursery
         nursery.start_soon(self._run)
 
@@ -329,55 +338,8 @@ class Dht:
         if count is not None and count < 1:
             raise LocalProtocolError(f"count: at least 1, not {count}")
         stream = ProviderStream(count)
-        self._start(stream.scope, lambda: self._find_providers(wire, stream))
+        self._start(stream.scope, lambda: self._search.run(wire, stream))
         return stream
-
-    async def _find_providers(self, wire: bytes, stream: ProviderStream) -> None:
-        nowhere: dict[PeerId, Contact] = {}
-        """Of whom nobody has said where they are: others may still, and are believed then."""
-
-        async def locate(contact: Contact) -> None:
-            found(await self._peers.located(contact))
-
-        def found(contact: Contact) -> bool:
-            if contact.peer_id == self._host.peer_id:
-                return False
-            if any(host_of(addr) is not None for addr in contact.addrs):
-                nowhere.pop(contact.peer_id, None)
-                return stream.put(self._finder.remember(contact))
-            if contact.addrs:  # there are names only
-                nursery.start_soon(locate, contact)
-            else:
-                nowhere[contact.peer_id] = contact
-            return False
-
-        async def search(contact: Contact) -> None:
-            async with self._tasks:
-                somewhere, _ = await self._finder.find(contact.peer_id)
-            stream.put(somewhere or self._finder.remember(contact))
-
-        try:
-            with single_error():
-                async with trio.open_nursery() as nursery:
-                    await self._ask_providers(wire, stream, found)
-                async with trio.open_nursery() as nursery:
-                    for contact in [c for c in nowhere.values() if not stream.has(c.peer_id)]:
-                        nursery.start_soon(search, contact)
-        except LatticaError as error:
-            stream.end(error)
-        finally:
-            stream.end()
-
-    async def _ask_providers(
-        self, wire: bytes, stream: ProviderStream, found: Callable[[Contact], bool]
-    ) -> None:
-        for contact in self._store.providers.get(wire, self._clock(), _KEPT, self._rng):
-            if found(judged(contact, self._peers.ties.met_at(contact.peer_id))):
-                return
-        await self._ready()
-        lookup = await self._reader.providers(wire, found)
-        if not stream.found:
-            self._require_answers(lookup)
 
     # --- peers ---
 

@@ -13,23 +13,20 @@ port, and the relay tells as which address (UDP mappings are found by STUN).
 from __future__ import annotations
 
 import logging
-import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 import trio
 
 from lattica.nat.base.concurrency.watched import Watched
-from lattica.nat.base.errors import AddressError, DialError, LatticaError, RemoteProtocolError
+from lattica.nat.base.errors import AddressError, LatticaError, RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.limits.backoff import Backoff
-from lattica.nat.base.net.addresses import Kind, ip_of, kind_of, parse_multiaddr, split_peer
+from lattica.nat.base.net.addresses import Kind, kind_of, parse_multiaddr, split_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
-from lattica.nat.base.net.names import resolve
-from lattica.nat.mux.connection import Connection, Direction
+from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.events import EventsLost, EventStream, NetworkChanged
 from lattica.nat.swarm.serving.protocols import StreamHandler
@@ -41,11 +38,13 @@ from lattica.nat.traversal.relay.circuit_transport import (
 )
 from lattica.nat.traversal.relay.client.addresses import own_addrs_of, relayed_addrs
 from lattica.nat.traversal.relay.client.config import MAX_RELAYS, RelayClientConfig
+from lattica.nat.traversal.relay.client.dialing import RelayDialer
+from lattica.nat.traversal.relay.client.known import KnownRelay
 from lattica.nat.traversal.relay.client.reservations import Reserving, clock_offset, lifetime_of
 from lattica.nat.traversal.relay.client.selection import Candidate, RelaySelection
 from lattica.nat.traversal.relay.client.status import CLOCKS_AGREE, RelayStatus, Source
 from lattica.nat.traversal.relay.leaving import LEAVING, SIZE, decode_leaving
-from lattica.nat.traversal.relay.messages import HOP, Limit, Reservation, Reserve, Status
+from lattica.nat.traversal.relay.messages import HOP, Reservation, Reserve, Status
 from lattica.nat.traversal.relay.refusal import reserve_refused
 
 logger = logging.getLogger(__name__)
@@ -57,8 +56,6 @@ _TAG = "relay-client"
 _TICK = 1.0
 """Seconds after which things are looked at though nothing was heard: round trips change, and
 bootstrap peers turn out to be relays."""
-_TCP_HEAD_START = 1.5
-"""Seconds that TCP gets before a relay's other addresses are tried too."""
 _LASTING = 30.0
 """Seconds after which a connection that is lost counts as one that worked."""
 _SOON, _SOON_FOR = 8.0, 120.0
@@ -69,40 +66,6 @@ _TCP_FIRST, _TCP_LIMIT = 8.0, 600.0
 connections count as made at once, after which the newer one is preferred."""
 _DISCOVER_FIRST, _DISCOVER_LIMIT = 30.0, 600.0
 _MAX_DISCOVERED = 16
-
-
-@dataclass(slots=True, eq=False)
-class _Relay:
-    """A relay that could be used, and what is going on with it."""
-
-    relay: PeerId
-    source: Source
-    reserving: Reserving
-    dialing: Backoff
-    tcp: Backoff
-    addrs: list[Multiaddr] = field(default_factory=list)
-    """Where to dial it; empty if that is the business of others."""
-    connection: Connection | None = None
-    """The direct one, when last looked at."""
-    leaving: Connection | None = None
-    """That on which it has said that it is about to stop."""
-    chosen: bool = False
-    advertised: tuple[Multiaddr, ...] = ()
-    """Its addresses, as it says."""
-    limit: Limit | None = None
-    clock_offset: float | None = None
-    """Seconds by which its clock is ahead of ours, as far as that is known."""
-    dial_error: str = ""
-    hurry_until: float = -math.inf
-    """Until when it is dialed often, as a place there was lost."""
-    turns_away: bool = False
-    """It was reached when last tried, and did not keep the connection; or another peer was."""
-    jobs: set[str] = field(default_factory=set)
-    """What is being done just now."""
-
-    @property
-    def rtt(self) -> float | None:
-        return None if self.connection is None else self.connection.session.rtt
 
 
 class RelayClient:
@@ -135,8 +98,9 @@ class RelayClient:
         self._discover = discover
         self._wall_clock = wall_clock
         self._rng = rng or random.Random()
+        self._dialer = RelayDialer(swarm)
         self._selection = RelaySelection(self._config.reservations, self._config.switch_after)
-        self._relays: dict[PeerId, _Relay] = {}
+        self._relays: dict[PeerId, KnownRelay] = {}
         self._discovering = Backoff(_DISCOVER_FIRST, _DISCOVER_LIMIT, self._rng, 0.0)
         self._is_discovering = False
         self._addrs: Watched[tuple[Multiaddr, ...]] = Watched(())
@@ -160,9 +124,9 @@ class RelayClient:
             known = self._relays[relay] = self._make(relay, source, now)
         known.addrs = list(dict.fromkeys([*known.addrs, *addrs]))[:MAX_RELAYS]
 
-    def _make(self, relay: PeerId, source: Source, now: float) -> _Relay:
+    def _make(self, relay: PeerId, source: Source, now: float) -> KnownRelay:
         config, rng = self._config, self._rng
-        return _Relay(
+        return KnownRelay(
             relay,
             source,
             Reserving(config, rng, now),
@@ -226,7 +190,7 @@ class RelayClient:
             RelayStatus(
                 relay=r.relay,
                 source=r.source,
-                addrs=tuple(own_addrs_of(r.relay, r.advertised, self._used_addrs(r))),
+                addrs=tuple(own_addrs_of(r.relay, r.advertised, self._dialer.used_addrs(r))),
                 path="" if r.connection is None else r.connection.path,
                 rtt=r.rtt,
                 chosen=r.chosen,
@@ -317,14 +281,14 @@ class RelayClient:
             self._choose(r, r.relay in chosen)
             if r.connection is None:
                 if r.addrs and (r.chosen or r.source is Source.CONFIGURED) and r.dialing.due <= now:
-                    self._begin("dial", r, self._dial)
+                    self._begin("dial", r, self._dialer.dial)
             else:
                 is_due = r.reserving.is_due(now) and r.leaving is None
                 if r.chosen and is_due and "reserve" not in r.jobs:
                     r.reserving.ask(now)
                     self._begin("reserve", r, self._reserve)
-                if r.chosen and r.tcp.due <= now and self._lacks_tcp(r):
-                    self._begin("tcp", r, self._add_tcp)
+                if r.chosen and r.tcp.due <= now and self._dialer.lacks_tcp(r):
+                    self._begin("tcp", r, self._dialer.add_tcp)
         self._discover_if_needed(now)
         self._publish(chosen, now)
 
@@ -337,7 +301,7 @@ class RelayClient:
             if any(HOP in c.known_protocols for c in connections if not c.is_relayed):
                 self._add(peer, Source.BOOTSTRAP, (), now)
 
-    def _observe(self, r: _Relay, now: float) -> None:
+    def _observe(self, r: KnownRelay, now: float) -> None:
         """Notice a connection that has come or gone."""
         old, new = r.connection, direct_connection(self._swarm, r.relay)
         if new is old:
@@ -367,7 +331,7 @@ class RelayClient:
             if is_wanted or now < r.hurry_until:
                 r.dialing.hurry(now, _SOON)
 
-    def _candidate(self, r: _Relay) -> Candidate:
+    def _candidate(self, r: KnownRelay) -> Candidate:
         now = trio.current_time()
         unreachable = r.connection is None and "dial" not in r.jobs and r.dialing.due > now
         return Candidate(
@@ -379,7 +343,7 @@ class RelayClient:
             leaving=r.leaving is not None,
         )
 
-    def _choose(self, r: _Relay, chosen: bool) -> None:
+    def _choose(self, r: KnownRelay, chosen: bool) -> None:
         if r.chosen is not chosen:
             tags = self._swarm.registry.tags
             (tags.protect if chosen else tags.unprotect)(r.relay, _TAG)
@@ -397,31 +361,23 @@ class RelayClient:
         addrs = tuple(
             addr
             for r in announced
-            for addr in relayed_addrs(r.relay, r.advertised, self._used_addrs(r))
+            for addr in relayed_addrs(r.relay, r.advertised, self._dialer.used_addrs(r))
         )
         if addrs != self._addrs.value:
             self._addrs.set(addrs)
             self._swarm.own_addresses.set("relayed", addrs)
 
-    def _used_addrs(self, r: _Relay) -> tuple[Multiaddr, ...]:
-        """Where this node reaches the relay, and where its user says that it is."""
-        dialed = [
-            c.remote_addr
-            for c in self._swarm.registry.by_peer.get(r.relay, ())
-            if c.direction is Direction.OUTBOUND and not c.is_relayed
-        ]
-        given = r.addrs if r.source is Source.CONFIGURED else []
-        return (*given, *dialed)
-
     # --- work that takes time ---
 
-    def _begin(self, job: str, r: _Relay, work: Callable[[_Relay], Awaitable[None]]) -> None:
+    def _begin(
+        self, job: str, r: KnownRelay, work: Callable[[KnownRelay], Awaitable[None]]
+    ) -> None:
         if self._nursery is not None and job not in r.jobs:
             r.jobs.add(job)
             self._nursery.start_soon(self._run_job, job, r, work)
 
     async def _run_job(
-        self, job: str, r: _Relay, work: Callable[[_Relay], Awaitable[None]]
+        self, job: str, r: KnownRelay, work: Callable[[KnownRelay], Awaitable[None]]
     ) -> None:
         try:
             await work(r)
@@ -435,63 +391,7 @@ class RelayClient:
             r.jobs.discard(job)
             self._wake.set()
 
-    async def _dial(self, r: _Relay) -> None:
-        """Connect to a relay: TCP first, and before long whatever it has."""
-        try:
-            await self._dial_any(r)
-            if direct_connection(self._swarm, r.relay) is None:
-                raise LatticaError("the connection did not last")
-            r.dial_error = ""
-        except (LatticaError, OSError) as error:
-            r.turns_away = not isinstance(error, DialError) or error.has_met_another
-            r.dialing.failed(trio.current_time())
-            if not r.dial_error:
-                logger.info("relay is unreachable: %s relay=%s", error, r.relay)
-            r.dial_error = str(error)
-
-    async def _dial_any(self, r: _Relay) -> None:
-        if self._swarm.registry.best(r.relay) is not None:
-            # Connected through another relay, which is of no use here.
-            for addr in await resolve(r.addrs, peer_id=r.relay):
-                with suppress(LatticaError):
-                    await self._swarm.dial_fresh(r.relay, addr)
-                    return
-        tcp = [addr for addr in r.addrs if kind_of(addr) is Kind.TCP]
-        if 0 < len(tcp) < len(r.addrs):
-            with trio.move_on_after(_TCP_HEAD_START), suppress(LatticaError):
-                await self._swarm.dial(r.relay, tcp)
-                return
-        await self._swarm.dial(r.relay, r.addrs)
-
-    def _lacks_tcp(self, r: _Relay) -> bool:
-        """No connection of ours keeps the mapping of our TCP port, though there could be one."""
-        swarm = self._swarm
-        if not swarm.config.dial_from_listen_port or any(
-            c.direction is Direction.OUTBOUND and kind_of(c.remote_addr) is Kind.TCP
-            for c in swarm.registry.by_peer.get(r.relay, ())
-        ):
-            return False
-        if all(swarm.tcp_listen_port(version) is None for version in (4, 6)):
-            return False
-        return bool(self._tcp_addrs(r))
-
-    def _tcp_addrs(self, r: _Relay) -> list[Multiaddr]:
-        used = self._used_addrs(r)
-        found = own_addrs_of(r.relay, r.advertised, used)
-        # A name that a relay has said is for others to look up, if they like.
-        numeric = (addr for addr in found if addr in used or ip_of(addr) is not None)
-        return [addr for addr in numeric if kind_of(addr) is Kind.TCP]
-
-    async def _add_tcp(self, r: _Relay) -> None:
-        for addr in await resolve(self._tcp_addrs(r)):
-            try:
-                await self._swarm.dial_fresh(r.relay, addr)
-                break
-            except (LatticaError, OSError) as error:
-                logger.debug("no TCP to the relay besides: %s relay=%s", error, r.relay)
-        r.tcp.failed(trio.current_time())  # another try, later, should it not last
-
-    async def _reserve(self, r: _Relay) -> None:
+    async def _reserve(self, r: KnownRelay) -> None:
         """Ask for a reservation, or for more time."""
         reason = ""
         reservation: Reservation | None = None
@@ -532,7 +432,7 @@ class RelayClient:
         if r.reserving.granted(now, lifetime, is_certain=reservation.lifetime is not None):
             logger.info("reserved for %.0f s limit=%s relay=%s", lifetime, limit, r.relay)
 
-    def _note_clock(self, r: _Relay, offset: float | None) -> None:
+    def _note_clock(self, r: KnownRelay, offset: float | None) -> None:
         was_right = r.clock_offset is None or abs(r.clock_offset) <= CLOCKS_AGREE
         if offset is not None and abs(offset) > CLOCKS_AGREE and was_right:
             logger.info(

@@ -73,11 +73,11 @@ def is_reserved(client: RelayClient, relay: Swarm) -> bool:
 
 @contextmanager
 def log_of_client(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]:
-    with caplog.at_level(logging.INFO, logger="lattica.nat.traversal.relay.client.client"):
+    with caplog.at_level(logging.INFO, logger="lattica.nat.traversal.relay.client"):
         yield lambda: [
             record.getMessage()
             for record in caplog.records
-            if record.name == "lattica.nat.traversal.relay.client.client"
+            if record.name.startswith("lattica.nat.traversal.relay.client")
         ]
 
 
@@ -349,7 +349,7 @@ async def pauses_of_dials(error: Exception, is_held_elsewhere: bool = False) -> 
         held.reserving.granted(trio.current_time(), 1e6)
     pauses: list[float] = []
     for _ in range(20):
-        await client._dial(wanted)
+        await client._dialer.dial(wanted)
         client._hurry(now := trio.current_time())
         pauses.append(wanted.dialing.due - now)
         await trio.sleep_until(wanted.dialing.due)

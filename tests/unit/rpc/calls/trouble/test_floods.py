@@ -28,7 +28,9 @@ from lattica.rpc.protocol.messages import DATA, encode_call, encode_fetch, encod
 from lattica.rpc.protocol.messages import Kind as DataKind
 from lattica.rpc.protocol.server_core import MANY
 from lattica.rpc.server import control
+from lattica.rpc.server import session as sessions
 from lattica.rpc.server.deadlines import AT_ONCE
+from lattica.rpc.server.session import Session
 from tests.support.rpc.pair import Pair, rpc_pair
 
 COUNT = b"\xaeWorkshop.count"
@@ -87,7 +89,7 @@ async def test_calls_that_are_cancelled_before_their_turn_do_not_run() -> None:
 async def test_large_results_that_nobody_fetches(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "_MAX_UNFETCHED", 1_000_000)
+    monkeypatch.setattr(sessions, "_MAX_UNFETCHED", 1_000_000)
     size, calls = 100_000, range(300)
     async with rpc_pair() as pair:
         stream = await flood(pair, requests(ZEROS, size, calls))
@@ -117,7 +119,7 @@ async def test_the_large_results_of_all_sessions_of_a_peer_count_together(
             stream = await flood(pair, requests(ZEROS, size, part), session)
             with trio.move_on_after(1):
                 found += await answers(stream, len(part))
-        stops = control._MAX_UNFETCHED // size
+        stops = sessions._MAX_UNFETCHED // size
         assert stops <= sum(len(each._large) for each in _sessions(pair)) < stops + MANY
 
 
@@ -178,7 +180,7 @@ async def test_values_of_many_parts_go_over_the_data_plane() -> None:
         assert await with_options(pair.stub, metadata=names).echo(many[:3000]) == many[:3000]
 
 
-def _sessions(pair: Pair) -> list[control.Session]:
+def _sessions(pair: Pair) -> list[Session]:
     return [*pair.server._server.control.sessions.values()]
 
 
@@ -188,11 +190,11 @@ async def test_answers_that_are_not_acknowledged() -> None:
         stream = await flood(pair, requests(ZEROS, size, calls))
         got, reader = 0, LengthPrefixed(MAX_FRAME)
         with trio.fail_after(60):
-            while got * size < control._MAX_KEPT:
+            while got * size < sessions._MAX_KEPT:
                 got += len(reader.feed(await stream.receive_some()))
         got -= 1  # the hello
         (session,) = _sessions(pair)
-        limit = control._MAX_KEPT + control._FEW * CONTROL_BODY
+        limit = sessions._MAX_KEPT + sessions._FEW * CONTROL_BODY
         for _ in range(100):
             await trio.lowlevel.checkpoint()
             assert session.core.bytes_kept <= limit
@@ -214,11 +216,11 @@ async def test_the_sessions_of_a_peer_share_what_is_kept(autojump_clock: MockClo
                     pass
         kept = [session.core.bytes_kept for session in _sessions(pair)]
         most = [
-            max(control._MAX_KEPT // number + control._FEW * CONTROL_BODY, MANY * CONTROL_BODY)
+            max(sessions._MAX_KEPT // number + sessions._FEW * CONTROL_BODY, MANY * CONTROL_BODY)
             for number in range(1, 5)
         ]
         assert all(map(int.__le__, kept, most)), kept
-        assert abs(pair.server._server.control.kept - sum(kept)) <= 4 * control._KEPT_GRAIN
+        assert abs(pair.server._server.control.kept - sum(kept)) <= 4 * sessions._KEPT_GRAIN
 
 
 async def test_a_session_that_begins_with_a_breach_is_not_kept() -> None:
@@ -251,7 +253,7 @@ async def test_too_many_sessions_are_no_error_of_ours(caplog: pytest.LogCaptureF
 async def test_small_calls_go_on_while_a_large_result_is_being_fetched(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "_MAX_UNFETCHED", 1_000_000)
+    monkeypatch.setattr(sessions, "_MAX_UNFETCHED", 1_000_000)
     async with rpc_pair() as pair:
         stream = await flood(pair, requests(ZEROS, 50_000_000, range(1)))
         await answers(stream, 1)
