@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from lattica.nat.base.concurrency.exception_groups import single_error
 from lattica.nat.base.errors import (
     AccessDeniedError,
     AddressError,
@@ -209,13 +210,15 @@ class Dialer:
                     nursery.cancel_scope.cancel()
                     return
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(give_up_when_connected)
-            try:
-                made = await self.probe(peer_id, addrs)
-            except Exception as error:
-                failure = error
-            nursery.cancel_scope.cancel()
+        # The swarm may stop meanwhile, of which the one who waits hears.
+        with single_error():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(give_up_when_connected)
+                try:
+                    made = await self.probe(peer_id, addrs)
+                except Exception as error:
+                    failure = error
+                nursery.cancel_scope.cancel()
         if isinstance(failure, DialError) and self._registry.best(peer_id) is not None:
             failure = None
         try:

@@ -47,7 +47,7 @@ RETRY = 0.5
 """Seconds from a failure to the next call, until the server is reached."""
 MAX_IN_FLIGHT = 400
 """Calls at a time; further ones begin when there is room."""
-DRAIN = 40.0
+DRAIN = 120.0
 """Seconds in which, after the last call, nothing of the calls may be left at the server."""
 
 

@@ -207,6 +207,20 @@ async def test_no_address_and_unusable_peers():
             await use()
 
 
+async def test_a_dial_under_way_is_told_that_its_swarm_has_stopped():
+    """Not by a group of exceptions, which nobody who dials expects."""
+    with mute_listener() as silent:
+        async with running(listen=()) as client, trio.open_nursery() as nursery:
+
+            async def dial() -> None:
+                with pytest.raises(LocalProtocolError, match="not running"):
+                    await client.dial(Identity.generate().peer_id, [silent])
+
+            nursery.start_soon(dial)
+            await wait_all_tasks_blocked()
+            await client.close()
+
+
 async def test_the_whole_of_a_connect_has_a_limit_of_its_own():
     with mute_listener() as one, mute_listener() as two:
         async with running(timeouts=Timeouts(dial=60, connect=0.3)) as client:
