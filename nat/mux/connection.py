@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 
 import trio
@@ -27,7 +26,7 @@ from lattica.nat.base.net.addresses import Kind, kind_of
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.delivery import Delivery, DeliveryWatch
-from lattica.nat.mux.events import Event, EventKind
+from lattica.nat.mux.events import Event, EventKind, EventLine
 from lattica.nat.mux.patience import NO_PATIENCE
 from lattica.nat.mux.session import RESOURCE_LIMIT, MuxSession
 from lattica.nat.mux.stream import Stream
@@ -47,10 +46,6 @@ _PONG_GRACE = 2.0
 _REFUSED_PAUSE = 1.0
 """Seconds after which a peer is asked again that had no place for a stream, unless one of ours ends
 before."""
-_WOKEN_AT_ONCE = 32
-"""Streams of a connection that has ended whose users go on in one pass of the event loop. Each has
-something to end: 512 of them took a twentieth of a second, in which nobody else had a turn.
-"""
 _BY_THIS_SIDE = "closed by this side"
 _serial_numbers = itertools.count(1)
 
@@ -70,13 +65,13 @@ class Connection(InProcess, ABC):
         "__weakref__",
         "_closing",
         "_delivery_watch",
+        "_events",
         "_is_slowed",
         "_on_stream",
         "_places",
         "_scope",
         "_seen_in",
         "_turnstile",
-        "_unwoken",
         "agent",
         "closed",
         "closed_reason",
@@ -158,8 +153,7 @@ class Connection(InProcess, ABC):
         """In which silence, by when the peer was heard before it, its machine was seen."""
         self._delivery_watch = DeliveryWatch(session.timeouts.delivery)
         self._scope = trio.CancelScope()
-        self._unwoken: deque[Stream] = deque()
-        """Streams that have ended with it, whose users do not know that yet."""
+        self._events = EventLine(self._act_on)
 
     def __repr__(self) -> str:
         state = "" if self.closed_reason is None else f" ({self.closed_reason})"
@@ -399,36 +393,40 @@ class Connection(InProcess, ABC):
         finally:
             self._end(reason)
             with trio.CancelScope(shield=True):
-                while self._unwoken:
-                    await self._turnstile.wait(self.source.network)
-                    self._wake_some()
+                await self._finish_events()
             with trio.move_on_after(CLOSE_GRACE, shield=True):
                 await self._release()
 
-    def _handle(self, events: Iterable[Event]) -> None:
-        """Act on what the session says has happened."""
-        session = self.session
-        for event in events:
-            kind, core = event.kind, event.stream
-            if core is not None:
-                if kind is EventKind.ACCEPTED:
-                    self.last_stream_at = trio.current_time()
-                    self._on_stream(Stream(self, core))
-                elif isinstance(owner := core.owner, Stream):
-                    if kind is EventKind.RESET and core.error_code == RESOURCE_LIMIT:
-                        self.peer_is_full = True
-                    owner.wake()
-                    if core.session is not session:  # it was aborted for its memory
-                        owner.connection.wake_writer()
-            elif kind is EventKind.GO_AWAY and event.value:
-                peer_log.log(
-                    logger,
-                    logging.INFO,
-                    self.peer_id,
-                    "peer ends the connection with code %d peer=%s",
-                    event.value,
-                    self.peer_id,
-                )
+    def _act_on(self, event: Event) -> bool:
+        """Tell whom it concerns; return whether a task goes on for that."""
+        kind, core = event.kind, event.stream
+        if core is not None:
+            if kind is EventKind.ACCEPTED:
+                self.last_stream_at = trio.current_time()
+                self._on_stream(Stream(self, core))
+                return True
+            if isinstance(owner := core.owner, Stream):
+                if kind is EventKind.RESET and core.error_code == RESOURCE_LIMIT:
+                    self.peer_is_full = True
+                if core.session is not self.session:  # it was aborted for its memory
+                    owner.connection.wake_writer()
+                return owner.wake()
+        elif kind is EventKind.GO_AWAY and event.value:
+            peer_log.log(
+                logger,
+                logging.INFO,
+                self.peer_id,
+                "peer ends the connection with code %d peer=%s",
+                event.value,
+                self.peer_id,
+            )
+        return False
+
+    async def _finish_events(self) -> None:
+        """Act on what is left of what has happened, beside others; until then read no more."""
+        while self._events:
+            await self._turnstile.wait(self.source.network)
+            self._events.next_turn()
 
     def _wake_drained(self) -> None:
         for core in self.session.take_drained():
@@ -556,12 +554,7 @@ class Connection(InProcess, ABC):
         if self.interrupted and silent >= self.session.timeouts.keep_alive_interval + _PONG_GRACE:
             self.stalled = True
         self._let_go()
-        ended = (core.owner for core in self.session.close(reason))
-        self._unwoken.extend(owner for owner in ended if isinstance(owner, Stream))
-        self._wake_some()
+        self._events.next_turn()
+        self._events.add(Event(EventKind.RESET, core) for core in self.session.close(reason))
         self._places.unpark_all()
         self.closed.set()
-
-    def _wake_some(self) -> None:
-        for _ in range(min(_WOKEN_AT_ONCE, len(self._unwoken))):
-            self._unwoken.popleft().wake()

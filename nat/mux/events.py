@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
 from lattica.nat.mux.stream_state import MuxStream
+
+_IN_A_TURN = 32
+"""Tasks that go on in a turn for what has happened. Each has something to do, or to end: 512 took a
+twentieth of a second, in which nobody else had a turn."""
 
 
 class EventKind(Enum):
@@ -32,3 +38,36 @@ class Event:
     kind: EventKind
     stream: MuxStream | None = None
     value: int = 0
+
+
+class EventLine:
+    """What has happened, in its order. So many tasks are let go on for it in a turn.
+
+    `act` returns whether an event has let one go on.
+    """
+
+    __slots__ = ("_act", "_left", "_waiting")
+
+    def __init__(self, act: Callable[[Event], bool]) -> None:
+        self._act = act
+        self._waiting: deque[Event] = deque()
+        self._left = _IN_A_TURN
+
+    def __bool__(self) -> bool:
+        """Some wait for the next turn, before which no more should be taken from the peer."""
+        return bool(self._waiting)
+
+    def add(self, events: Iterable[Event]) -> None:
+        """Act on events, as far as the turn allows."""
+        for event in events:
+            if self._left:
+                self._left -= self._act(event)
+            else:
+                self._waiting.append(event)
+
+    def next_turn(self) -> None:
+        """Act on what waits, as far as another turn allows."""
+        self._left = _IN_A_TURN
+        waiting = self._waiting
+        while waiting and self._left:
+            self._left -= self._act(waiting.popleft())

@@ -77,10 +77,13 @@ class Waiter:
 
         await trio.lowlevel.wait_task_rescheduled(abort)
 
-    def wake(self) -> None:
-        if self._task is not None:
-            task, self._task = self._task, None
-            trio.lowlevel.reschedule(task)
+    def wake(self) -> bool:
+        """Let the task go on; return whether there was one."""
+        task, self._task = self._task, None
+        if task is None:
+            return False
+        trio.lowlevel.reschedule(task)
+        return True
 
 
 class Stream(InProcess):
@@ -685,16 +688,20 @@ class Stream(InProcess):
             self._gone = self._gone or trio.Event()
             await self._gone.wait()
 
-    def wake(self) -> None:
-        """Something arrived: let whoever waits look again (for the connection)."""
+    def wake(self) -> bool:
+        """Something arrived: let whoever waits look again (for the connection).
+
+        Returns whether a task goes on for that.
+        """
         while self._negotiation is not None and self._core.receive_queue:
             self._continue_negotiation(self._negotiation)
         is_given = self._taker is not None and self._readable.occupied and self._give_at_once()
-        if not is_given:
-            self._readable.wake()
-        self._writable.wake()
+        is_read = not is_given and self._readable.wake()
+        is_written = self._writable.wake()
         if self._gone is not None and self.is_gone:
             self._gone.set()
+            return True
+        return is_read or is_written
 
     def wake_sender(self) -> None:
         self._writable.wake()

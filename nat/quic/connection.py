@@ -109,6 +109,8 @@ class QuicConnection(Connection):
         while True:
             await link.pump()
             self._wake_drained()
+            self._events.next_turn()
+            await self._finish_events()
             if link.failure is not None:
                 if isinstance(link.failure, RemoteProtocolError):
                     self._log_violation(link.failure)
@@ -139,8 +141,7 @@ class QuicConnection(Connection):
                     raise ConnectionClosedError(f"the peer has moved: {error}") from None
 
     def _on_events(self, events: list[Event]) -> None:
-        if events:
-            self._handle(events)
+        self._events.add(events)
         if self.session.messages:
             self._arrival.wake()
 

@@ -257,9 +257,9 @@ class YamuxConnection(Connection):
             place = session.place(size)
             if place is not None:
                 reader.open_into(each, place)
-                self._handle(session.placed(size))
+                self._events.add(session.placed(size))
             elif plain := reader.open(each):
-                self._handle(session.receive(plain))
+                self._events.add(session.receive(plain))
                 if session.unfinished:
                     return reader.open_all(sealed[index + 1 :])
         return []
@@ -272,23 +272,29 @@ class YamuxConnection(Connection):
         while the connection rests (:mod:`lattica.nat.mux.turns`).
         """
         session = self.session
-        if session.unfinished:
-            await self._finish_turns()
+        await self._finish_turns()
         for message in messages:
-            self._handle(session.receive(message))
+            self._events.add(session.receive(message))
             await self._finish_turns()
         if session.wants_write:
             self._write_wake.wake()
-        session.turn = SLOW_TURN if await self._rest() else TURN
+        await self._begin_turn()
 
     async def _finish_turns(self) -> None:
         session = self.session
-        while session.unfinished:
+        while session.unfinished or self._events:
             if session.wants_write:
                 self._write_wake.wake()
             await self._turnstile.wait(session.source.network)
-            session.turn = SLOW_TURN if await self._rest() else TURN
-            self._handle(session.go_on())
+            if self._events:
+                self._events.next_turn()
+            else:
+                await self._begin_turn()
+                self._events.add(session.go_on())
+
+    async def _begin_turn(self) -> None:
+        self.session.turn = SLOW_TURN if await self._rest() else TURN
+        self._events.next_turn()
 
     async def _write_loop(self, scope: trio.CancelScope) -> None:
         try:

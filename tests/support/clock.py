@@ -1,6 +1,8 @@
-"""A clock for what is pure and asks for the time."""
+"""A clock for what is pure and asks for the time, and what passes of the event loop bring."""
 
 from __future__ import annotations
+
+import trio
 
 
 class Clock:
@@ -11,3 +13,14 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+class Passes(trio.abc.Instrument):
+    """Counts something, and knows most of it that has happened in one pass of the event loop."""
+
+    def __init__(self) -> None:
+        self.total = self.most = self._before = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.most = max(self.most, self.total - self._before)
+        self._before = self.total

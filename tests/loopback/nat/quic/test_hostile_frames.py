@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import islice
 from typing import Any
 
@@ -11,8 +11,11 @@ import pytest
 import trio
 
 from lattica.config import load_config
+from lattica.errors import StreamResetError
+from lattica.nat.mux.stream import Stream
 from lattica.nat.quic.connection import QuicConnection
 from lattica.node import Node
+from tests.support.clock import Passes
 from tools.attack.attack import Victim
 from tools.attack.attacks.quic import connected
 from tools.attack.attacks.quic_packets import (
@@ -97,3 +100,27 @@ async def test_who_acknowledges_no_answer_is_let_go(monkeypatch):
             while victim.closed_reason is None:
                 await trio.sleep(0.01)
         assert "not acknowledged" in str(victim.closed_reason)
+
+
+async def test_users_of_streams_that_are_reset_together_go_on_some_at_a_time():
+    passes = Passes()
+    ended = trio.Event()
+
+    async def use(stream: Stream) -> None:
+        with suppress(StreamResetError):
+            await stream.receive_some()
+        passes.total += 1
+        if passes.total == 200:
+            ended.set()
+
+    async with Node(CONFIG) as node:
+        node.handle("/use/1", use)
+        async with connected(Victim("", str(node.addrs[0]), "", "")) as enemy:
+            streams = [await enemy.open("/use/1", optimistic=False) for _ in range(200)]
+            trio.lowlevel.add_instrument(passes)
+            for stream in streams:
+                stream.reset()
+            with trio.fail_after(PATIENCE):
+                await ended.wait()
+            trio.lowlevel.remove_instrument(passes)
+    assert passes.most <= 2 * 32

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from itertools import pairwise
+from contextlib import suppress
 
 import pytest
 import trio
@@ -20,6 +20,7 @@ from lattica.nat.mux.session import INITIAL_WINDOW
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.noise import frame as noise_frame
 from lattica.nat.swarm.yamux_connection import YamuxConnection
+from tests.support.clock import Passes
 from tests.support.pairs.connected import (
     BOB,
     KIB,
@@ -138,34 +139,41 @@ async def test_loss_wakes_everybody(lose, autojump_clock) -> None:
                 end.open()
 
 
-async def test_users_of_many_streams_go_on_some_at_a_time(autojump_clock) -> None:
+async def lose_many(a: End, b: End) -> None:
+    a.connection.abort("gone")
+
+
+async def reset_many(a: End, b: End) -> None:
+    for stream in b.accepted:
+        stream.reset()
+
+
+async def answer_many(a: End, b: End) -> None:
+    for stream in b.accepted:
+        stream.send_nowait(b"?")
+
+
+@pytest.mark.parametrize("happen", [lose_many, reset_many, answer_many])
+async def test_users_of_many_streams_go_on_some_at_a_time(happen, autojump_clock) -> None:
     """What each of them then does is done beside others, not before them."""
-    gone = 0
-
-    class Passes(trio.abc.Instrument):
-        def __init__(self) -> None:
-            self.ends = [0]
-
-        def before_io_wait(self, timeout: float) -> None:
-            self.ends.append(gone)
+    passes = Passes()
 
     async def use(stream: Stream) -> None:
-        nonlocal gone
-        with pytest.raises(ConnectionClosedError):
+        await stream.send_all(b"!")
+        with suppress(ConnectionClosedError, StreamResetError):
             await stream.receive_some()
-        gone += 1
+        passes.total += 1
 
-    async with connected() as (a, _):
+    async with connected() as (a, b):
         async with trio.open_nursery() as nursery:
             for _ in range(200):
                 nursery.start_soon(use, a.open())
             await quiet()
-            passes = Passes()
             trio.lowlevel.add_instrument(passes)
-            a.connection.abort("gone")
+            await happen(a, b)
         trio.lowlevel.remove_instrument(passes)
-        assert gone == 200
-        assert max(after - before for before, after in pairwise(passes.ends)) <= 2 * 32
+    assert passes.total == 200
+    assert passes.most <= 2 * 32
 
 
 async def test_what_had_arrived_stays_readable(autojump_clock) -> None:

@@ -8,7 +8,7 @@ import trio
 from lattica.errors import ConnectionClosedError, RemoteProtocolError
 from lattica.nat.base.limits.token_bucket import TokenBucket
 from lattica.nat.config import Limits, Timeouts
-from lattica.nat.mux.events import EventKind
+from lattica.nat.mux.events import Event, EventKind, EventLine
 from lattica.nat.mux.turns import OPENING, TURN, NetworkNuisance, Nuisance, Turnstile
 from lattica.nat.mux.yamux.session import Session
 from tests.support.attacker import data, frame
@@ -48,6 +48,22 @@ def test_streams_count_for_more_than_frames():
     session.receive(b"".join(data(n, b"", SYN) for n in range(2, 4000, 2)))
     assert session.unfinished
     assert len(session.streams) <= TURN // OPENING + 1
+
+
+def test_what_lets_nobody_go_on_is_not_counted_and_the_order_stays():
+    done: list[int] = []
+
+    def act(event: Event) -> bool:
+        done.append(event.value)
+        return event.value % 2 == 1
+
+    line = EventLine(act)
+    line.add(Event(EventKind.READABLE, value=n) for n in range(100))
+    assert done == list(range(64))
+    line.add([Event(EventKind.READABLE, value=100)])
+    while line:
+        line.next_turn()
+    assert done == list(range(101))
 
 
 BEYOND_HONESTY = {
