@@ -50,8 +50,8 @@ class _Candidate:
     """Seconds for which it holds up what comes after it."""
     sources: list[int] = field(default_factory=list)
     """Keys of the peers that told of it; none: this node knew it."""
-    told: list[_Candidate] = field(default_factory=list)
-    """What it told of."""
+    told: list[int] = field(default_factory=list)
+    """Keys of the peers that it told of."""
     bad: int = 0
     """How many more of them failed, or make us wait, than answered."""
     likely: int = 0
@@ -463,7 +463,7 @@ class Lookup:
             insort(self._near, (candidate.distance, contact.key))
         if source is not None:
             candidate.sources.append(source.contact.key)
-            source.told.append(candidate)
+            source.told.append(contact.key)
         if candidate.state is _State.WAITING:
             heappush(self._paths[path], (candidate.distance, contact.key))
 
@@ -484,7 +484,7 @@ class Lookup:
             source = self._candidates[key]
             source.bad += change
             if change > 0 and source.bad >= limit and not self._believes_all:
-                for told in source.told:
+                for told in map(self._candidates.__getitem__, source.told):
                     if told.state is _State.WAITING and all(
                         self._candidates[other].bad >= limit for other in told.sources
                     ):

@@ -178,7 +178,8 @@ class BootstrapPeers:
         """Dial once. Raises :class:`AccessDeniedError` if the peer may not be dialed at all."""
         redial = target.redial
         redial.begin(trio.current_time())
-        problem: object = None
+        problem: str | None = None  # and not the error, which has this frame
+        has_met_another = False
         with trio.CancelScope() as target.attempt:
             try:
                 await self._dial_target(target)
@@ -187,13 +188,13 @@ class BootstrapPeers:
             except AccessDeniedError:
                 raise
             except (LatticaError, OSError) as error:
-                problem = error
+                problem = str(error)
+                has_met_another = isinstance(error, DialError) and error.has_met_another
             except Exception as error:
                 # A defect of ours costs this attempt, not the node.
                 logger.exception("bootstrap: internal error peer=%s", target)
                 problem = repr(error)
         if problem is not None:
-            has_met_another = isinstance(problem, DialError) and problem.has_met_another
             is_alone = not (self._swarm.registry.total or has_met_another)
             change = redial.failed(trio.current_time(), is_alone=is_alone)
             logger.debug("bootstrap: attempt failed: %s peer=%s", problem, target)
@@ -234,7 +235,7 @@ class BootstrapPeers:
             self._protect(peer_id)
             self._remember_addrs([target])
 
-    def _report(self, target: _Target, change: Change | None, problem: object) -> None:
+    def _report(self, target: _Target, change: Change | None, problem: str) -> None:
         if change is Change.UNREACHABLE:
             logger.info(
                 "bootstrap peer is unreachable: %s; it is dialed again until it answers, after "

@@ -158,13 +158,13 @@ class Listeners:
         for other in dropped:
             self.turned_away += 1
             other.cancel()
-        reason: object = None
+        reason: str | None = None
         connection = None
         try:
             with scope:
                 connection = await self._connector.connect(raw, Direction.INBOUND, initiator=False)
         except (LatticaError, OSError) as error:
-            reason = error
+            reason = str(error)  # the error has this frame, which must not have it
         except Exception as error:
             peer_log.log(
                 logger,

@@ -198,7 +198,10 @@ class _Fetch:
                 self._emit_progress(at_once=True)
                 if self._not_here is not None and not found.contacts:
                     raise self._not_here
-                await obtaining.run(found.contacts)
+                try:
+                    await obtaining.run(found.contacts)
+                finally:
+                    self._obtaining = None  # it has functions of this: freed at once, not by cycles
                 self._emit_progress(at_once=True)
                 await trio.to_thread.run_sync(make_entries, plan, self._out_dir)
                 if plan.tensors is not None:

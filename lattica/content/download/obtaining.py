@@ -44,6 +44,7 @@ from lattica.nat.base.errors import (
     LatticaError,
     RemoteProtocolError,
     UnsupportedProtocolError,
+    renewed,
 )
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.limits.pace import Pace
@@ -139,7 +140,7 @@ class Obtaining:
         self._candidates = Candidates()
         self._contacts: dict[PeerId, Contact] = {}
         self._fetched: dict[PeerId, int] = {}
-        self._last_error: Exception | None = None
+        self._last_error: LatticaError | None = None
         """What the last provider that was given up had done."""
         self._changes = Changes()
         self._finishing = 0
@@ -351,6 +352,7 @@ class Obtaining:
             logger.info("lost %s: %s; trying again in %.1f s", peer, lost, pause)
             if not any(s.in_flight for s in schedule.sources().values()):
                 around.on_retry(lost, pause)
+            del lost  # it has this frame
             await trio.sleep(pause)
 
     def _drop(self, contact: Contact, error: Exception) -> None:
@@ -364,7 +366,7 @@ class Obtaining:
         )
         self._fail_if_alone(error)
 
-    def _ban(self, peer: PeerId, error: Exception) -> None:
+    def _ban(self, peer: PeerId, error: LatticaError) -> None:
         """Never ask a provider again, which has broken the rules or cannot serve.
 
         Raises the error if nobody else is left.
@@ -374,7 +376,7 @@ class Obtaining:
         if contact is None:
             return
         peer_log.log(logger, logging.WARNING, peer, "asking %s for nothing more: %s", peer, error)
-        self._last_error = error
+        self._last_error = renewed(error)  # without the frames, which have this
         self._end(contact)
         self._fail_if_alone(error)
 
@@ -431,6 +433,7 @@ class Obtaining:
             if failures >= _MAX_FAILURES and not contact.is_first:
                 self._drop(contact, lost)
                 return
+            del lost  # it has this frame
             await trio.sleep(min(15.0, self._options.first_delay * 2.0**failures))
 
     def _heard(self, contact: Contact, message: Message) -> None:

@@ -116,7 +116,7 @@ class Dialer:
         try:
             return await self._race(peer_id, addrs)
         except LatticaError as error:
-            pending.error = error
+            pending.error = renewed(error)  # what is raised here has this frame, which has that
             raise
         finally:
             # If this caller is cancelled, the next one in line dials for itself.

@@ -50,23 +50,27 @@ async def race(
     try:
         with trio.move_on_after(timeout_total):
             await state.run(candidates, stagger)
+        if state.won:
+            return state.take_winner()
+        late = f"gave up after {timeout_total:g} s in total"
+        raise DialError(
+            target,
+            [
+                DialAttempt(
+                    str(candidate),
+                    state.errors.get(
+                        index, late if index < state.started else f"not tried: {late}"
+                    ),
+                    state.causes.get(index),
+                )
+                for index, candidate in enumerate(candidates)
+            ],
+        )
     except BaseException:
         state.discard_winner()
         raise
-    if state.won:
-        return state.take_winner()
-    late = f"gave up after {timeout_total:g} s in total"
-    raise DialError(
-        target,
-        [
-            DialAttempt(
-                str(candidate),
-                state.errors.get(index, late if index < state.started else f"not tried: {late}"),
-                state.causes.get(index),
-            )
-            for index, candidate in enumerate(candidates)
-        ],
-    )
+    finally:
+        state.causes.clear()  # each has the frame of an attempt, which has the state
 
 
 class _Race(Generic[T, R]):

@@ -12,7 +12,9 @@ import pytest
 import trio
 from qh3 import tls
 
-from lattica.errors import StreamResetError
+from lattica.errors import ConnectionClosedError, DialError, StreamResetError
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.session import MuxSession
 from lattica.nat.mux.stream import Stream
@@ -20,7 +22,8 @@ from lattica.nat.mux.stream_state import MuxStream
 from lattica.nat.quic.qh3.core import QuicCore
 from lattica.nat.swarm.swarm import Swarm
 from tests.support.attacker import attacking, data, propose, syn
-from tests.support.nets.nets import ECHO, LISTEN_ON, ask_echo, running, settled
+from tests.support.freed import freed_at_once
+from tests.support.nets.nets import ECHO, LISTEN_ON, ask_echo, running, settled, unused_port
 
 KINDS = (Stream, MuxStream, MuxSession, Connection, QuicCore, tls.Context)
 FIN, RST = 4, 8
@@ -108,6 +111,18 @@ async def test_connections_that_have_ended_with_streams_on_them(transport):
                 await connect_and_leave(server)
             await settled(lambda: not server.registry.total)
             await nothing_stays(before)
+
+
+async def test_dials_and_handshakes_that_have_failed():
+    async with running() as server, running(listen=()) as client:
+        closed = Multiaddr(f"/ip4/127.0.0.1/tcp/{unused_port()}")
+        # One is refused, and at the other a peer is with another key.
+        wanted = [closed, *server.addrs]
+        with freed_at_once(DialError, ConnectionClosedError, OSError):
+            for _ in range(3):
+                with pytest.raises(DialError):
+                    await client.dial(Identity.generate().peer_id, wanted)
+            await settled(lambda: not len(server.listeners.pending))
 
 
 async def test_connections_of_those_who_break_the_protocol():

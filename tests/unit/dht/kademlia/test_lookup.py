@@ -9,8 +9,9 @@ import pytest
 
 from lattica.dht.kademlia.config import LookupConfig
 from lattica.dht.kademlia.contact import Contact
-from lattica.dht.kademlia.lookup import Lookup
+from lattica.dht.kademlia.lookup import Lookup, _Candidate
 from tests.support.dht.kademlia import CONFIG, StillNet, at, contact, run_lookup
+from tests.support.freed import freed_at_once
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,15 @@ def test_the_twenty_nearest_are_found(net):
         assert [c.key for c in lookup.closest()] == expected
         assert 1 <= lookup.hops <= 5
         assert lookup.queries <= 60
+
+
+def test_a_lookup_that_has_ended_is_freed_at_once(net):
+    """Peers tell of each other."""
+    own, target = net.contacts[0], random.Random(1).getrandbits(256)
+    with freed_at_once(_Candidate):
+        lookup = Lookup(target, seeds(net, own, target), CONFIG, own=own.key)
+        run_lookup(lookup, net.honest(target))
+        del lookup
 
 
 def test_each_path_has_one_question_at_a_time_until_the_end_is_near():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
@@ -11,7 +12,8 @@ import trio
 from trio.testing import MockClock
 
 from lattica.errors import DialError, RemoteProtocolError
-from lattica.nat.swarm.dialing.race import race
+from lattica.nat.swarm.dialing.race import _Race, race
+from tests.support.freed import freed_at_once
 
 NEVER = float("inf")
 
@@ -127,6 +129,29 @@ async def test_all_fail(autojump_clock: MockClock) -> None:
     assert caught.value.target == "the peer"
     assert "the peer" in str(caught.value)
     assert dialer.now == 5
+
+
+@pytest.mark.parametrize("outcome", ["one wins", "all fail", "too late"])
+async def test_what_failed_is_freed_at_once(autojump_clock: MockClock, outcome: str) -> None:
+    """An error has the frames that it went through, and so the state of the race."""
+
+    async def dial(name: str) -> str:
+        if name == "last":
+            await trio.sleep(100 if outcome == "too late" else 1)
+        if name != "last" or outcome == "all fail":
+            raise RemoteProtocolError(name)
+        return name
+
+    with freed_at_once(_Race, RemoteProtocolError), suppress(DialError):
+        await race(
+            ["first", "second", "last"],
+            dial,
+            stagger=0.25,
+            timeout_each=200,
+            timeout_total=10,
+            discard=str,
+            target="the peer",
+        )
 
 
 async def test_nobody_to_dial(autojump_clock: MockClock) -> None:

@@ -12,6 +12,7 @@ import trio
 import trio.testing
 
 from lattica.content import FetchOptions, Publisher, PublisherLimits, Ticket, fetch
+from lattica.content.download.obtaining import Obtaining
 from lattica.content.events import FetchEvent, FetchProgress, FetchStarted, FileDone, Retrying
 from lattica.content.manifest.cid import Cid
 from lattica.content.protocol import (
@@ -37,6 +38,7 @@ from lattica.errors import (
 )
 from tests.support.doubles.content_doubles import SERVER, MemoryNode, memory_node
 from tests.support.doubles.memory_host import memory_net
+from tests.support.freed import freed_at_once
 from tests.support.nets.nets import settled
 
 MIB = 1024 * 1024
@@ -84,6 +86,23 @@ async def test_fetch(tmp_path, limit):
     assert last.bytes_done == last.bytes_total == result.bytes_total == 3 * MIB + 22
     assert result.bytes_fetched == result.bytes_total
     assert result.paths == tuple(tmp_path / "out" / n for n in ("big", "empty", "small"))
+
+
+async def test_a_fetch_that_has_ended_is_freed_at_once(tmp_path):
+    """With its plan and its lists of chunks, also where a provider was lost and asked again."""
+    source = make_tree(tmp_path / "source", 1)
+    async with memory_net() as net:
+        server, client = net.host(), net.host()
+
+        def lose(event: FetchEvent) -> None:
+            if isinstance(event, FetchStarted):
+                client.drop(server.peer_id)
+
+        async with Publisher(server) as publisher:
+            ticket = await publisher.publish(source)
+            with freed_at_once(Obtaining):
+                for name, progress in (("plain", None), ("lost", lose)):
+                    await fetch(client, ticket, tmp_path / name, progress=progress, options=QUICK)
 
 
 async def test_fetch_over_real_streams_and_lost_connections(tmp_path):
