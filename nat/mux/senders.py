@@ -38,6 +38,7 @@ class Senders:
 
     __slots__ = (
         "_clock",
+        "_ended",
         "_heavy",
         "_high",
         "_low",
@@ -49,6 +50,7 @@ class Senders:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
+        self._ended = False
         self._sparse: deque[MuxStream] = deque()
         self._heavy: deque[MuxStream] = deque()
         self._high: deque[MuxStream] = deque()
@@ -74,7 +76,7 @@ class Senders:
         One that was idle until now, with nothing queued, may count as sparse again; what
         has a backlog is not sparse, however slow the connection.
         """
-        if stream.scheduled or not stream.sendable:
+        if stream.scheduled or self._ended or not stream.sendable:
             return
         stream.scheduled = True
         if stream.priority != Priority.NORMAL:
@@ -87,6 +89,12 @@ class Senders:
                 stream.ahead = 0
                 stream.sparse_until = now + SPARSE_INTERVAL
         (self._sparse if stream.sparse_left > 0 else self._heavy).append(stream)
+
+    def end(self) -> None:
+        """Nobody sends any more: hold no stream, now or later, for each holds the session."""
+        self._ended = True
+        for queue in (self._sparse, self._heavy, self._high, self._low):
+            queue.clear()
 
     def set_priority(self, stream: MuxStream, priority: Priority) -> None:
         """Give a stream another priority, also one that waits for its turn."""

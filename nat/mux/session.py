@@ -493,9 +493,11 @@ class MuxSession(ABC):
         """The connection is gone: end every stream; return all that somebody may wait for.
 
         Data that has arrived stays readable, before the reader learns of the end, as long as what
-        all such connections have left does not take too much memory.
+        all such connections have left does not take too much memory. Nothing of it is in a cycle
+        afterwards: an enemy could end connections faster than the collector comes.
         """
         self.went_away = True
+        self._senders.end()
         streams = list(self.streams.values())
         for stream in streams:
             if stream.receive_discarded:
@@ -507,4 +509,5 @@ class MuxSession(ABC):
             self._drop_unsent(stream)
         self.budget.sessions.discard(self)
         aborted = self.budget.limit_orphans(self._clock())
-        return streams + aborted + self._unreported + self.take_drained()
+        unreported, self._unreported = self._unreported, []
+        return streams + aborted + unreported + self.take_drained()

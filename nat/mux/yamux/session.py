@@ -480,3 +480,7 @@ class Session(MuxSession):
     def go_away(self, code: GoAwayCode) -> None:
         """Queue a GoAway, the last thing a connection says."""
         self._control.append(pack_header(0, _GO_AWAY, 0, 0, code))
+
+    def close(self, reason: str) -> list[MuxStream]:
+        self._data_stream = None  # it holds this session
+        return super().close(reason)
