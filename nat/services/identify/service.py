@@ -68,6 +68,8 @@ class IdentifyService:
         self._patience = Patience(timeouts.patience, timeouts.quic_patience)
         self._asked: set[PeerId] = set()
         """Connected peers that have been asked, or are being asked."""
+        self._untold: set[PeerId] = set()
+        """Connected peers that have missed news, as they had not said yet that they take any."""
         self._push_due = False
         self._pushing: dict[Connection, bool] = {}
         """Those that are being told, and whether there has been news since that began."""
@@ -131,8 +133,12 @@ class IdentifyService:
         async with trio.open_nursery() as nursery:
             for peer_id in list(self._swarm.registry.by_peer):
                 connection = self._swarm.registry.best(peer_id)
-                if connection is not None and IDENTIFY_PUSH in connection.known_protocols:
+                if connection is None:
+                    continue
+                if IDENTIFY_PUSH in connection.known_protocols:
                     nursery.start_soon(self._push_to, connection)
+                else:
+                    self._untold.add(peer_id)
 
     def _protocol_removed(self) -> None:
         """Peers that go on assuming it would lose what they send at once."""
@@ -186,6 +192,7 @@ class IdentifyService:
     async def _disconnected(self, connection: Connection) -> None:
         if connection.peer_id not in self._swarm.registry.by_peer:
             self._asked.discard(connection.peer_id)
+            self._untold.discard(connection.peer_id)
 
     async def ask(self, connection: Connection) -> bool:
         """Ask the peer who it is; False when it does not say within ten seconds."""
@@ -234,6 +241,9 @@ class IdentifyService:
         for each in connections:
             if each.instance == connection.instance:
                 _same_peer(connection, each)
+        if peer_id in self._untold and IDENTIFY_PUSH in connection.known_protocols:
+            self._untold.discard(peer_id)
+            self._swarm.start_soon(self._push_to, connection)
         for hook in self.on_identified:
             hook(connection, message)
         self._swarm.note_identified(connection)

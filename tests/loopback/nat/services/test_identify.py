@@ -115,6 +115,26 @@ async def test_news_that_comes_while_peers_are_being_told_is_told_after_that(mon
         assert len(rounds) == 2
 
 
+async def test_who_has_not_said_yet_that_it_takes_news_is_told_when_it_has(monkeypatch):
+    """It has asked before the news, so nobody else would tell it."""
+    monkeypatch.setattr(parts, "_PUSH_DELAY", 0.0)
+    async with node_with_echo() as a, node_with_echo() as b:
+        say, may_say = b._identify._say, trio.Event()
+
+        async def say_late(stream: Stream) -> None:
+            await may_say.wait()
+            await say(stream)
+
+        monkeypatch.setattr(b._identify, "_say", say_late)
+        await a.connect(b.addrs[0])
+        await identified(b)
+        await a.swarm.listen(Multiaddr("/ip4/127.0.0.1/tcp/0"))
+        await wait_all_tasks_blocked(0.02)
+        may_say.set()
+        await settled(lambda: set(a.swarm.addrs) <= set(b.swarm.address_book.addrs(a.peer_id)))
+        assert not a._identify._untold
+
+
 async def test_peers_are_told_of_a_protocol_that_is_served_no_more():
     async with node_with_echo() as a, node_with_echo() as b:
         await a.connect(b.addrs[0])
