@@ -27,7 +27,7 @@ class Link:
         self.instance = b""
         """Of the program that has opened them; empty: it tells none."""
         self.progress_at = -math.inf
-        """When the peer last took something, or had nothing to take."""
+        """When the peer last took something, or the first of what waits for it came."""
         self.stuck_since: float | None = None
         """It takes nothing since then; nobody waits for it."""
         self.down_since: float | None = None

@@ -318,7 +318,11 @@ class Topics:
         if link is None:
             return
         # What a peer that is stuck does not get it is told of when it goes on.
-        if link.stuck_since is None and link.outbox.offer(rpc, own=own):
+        if link.stuck_since is not None:
+            return
+        if not link.outbox.size:
+            link.progress_at = trio.current_time()
+        if link.outbox.offer(rpc, own=own):
             if link.outbox.is_full:
                 self._full.add(link)
             link.wake()
@@ -490,7 +494,6 @@ class Topics:
                 await stream.send_eof()
                 await stream.wait_sent()
                 return
-            link.progress_at = trio.current_time()
             await link.wait_work()
 
     def _has_room(self, link: Link) -> None:

@@ -195,6 +195,34 @@ async def test_a_peer_that_takes_nothing_does_not_hold_up_a_publisher_for_long(a
             nursery.cancel_scope.cancel()
 
 
+async def test_a_peer_to_which_the_stream_is_being_opened_is_waited_for(
+    autojump_clock, monkeypatch
+):
+    """It takes nothing yet, and so it does not miss what others are told meanwhile."""
+    async with peers(3, replace(TopicsConfig(), outbox=10_000)) as (net, (one, late, other)):
+        open_stream = one.host.open_stream
+
+        async def open_late(peer, protocols):
+            if peer == late.host.peer_id:
+                await trio.sleep(one.topics.config.stuck_after / 2)
+            return await open_stream(peer, protocols)
+
+        monkeypatch.setattr(one.host, "open_stream", open_late)
+        net.link(one.host, late.host)
+        net.link(one.host, other.host)
+        topic = one.topics.topic(TOPIC)
+        async with (
+            late.topics.topic(TOPIC).subscribe() as at_late,
+            other.topics.topic(TOPIC).subscribe() as at_other,
+        ):
+            await topic.wait_peers(2)
+            said = [number.to_bytes(4, "big") + bytes(3000) for number in range(50)]
+            for data in said:
+                await topic.publish(data)
+            for messages in (at_late, at_other):
+                assert [(await anext(messages)).data for _ in said] == said
+
+
 @pytest.mark.parametrize("wait", [False, True], ids=["plain", "async"])
 @pytest.mark.parametrize("verdict", [True, False, Verdict.IGNORE, "nonsense", None])
 async def test_validators_decide(autojump_clock, wait, verdict):
