@@ -90,8 +90,9 @@ class Membership:
 
     def met(self, peer_id: PeerId) -> None:
         """A peer is connected: it may be one for the table."""
-        self._seen.add(peer_id)
-        self._last_met = trio.current_time()
+        if peer_id not in self._seen:
+            self._seen.add(peer_id)
+            self._last_met = trio.current_time()
         if peer_id in self._checking or not self._peers.is_wanted(peer_id):
             return
         try:

@@ -46,6 +46,9 @@ _MAX_RECONNECTS = 64
 _RECONNECT_FOR = 60.0
 """Seconds for which a peer that was lost in the middle of something is dialed again."""
 _RECONNECT_POLICY = RedialPolicy(first=0.5, limit=15.0)
+_LOOKS = 4
+"""Parts of the time in which a path has to answer: what came while this process was kept from
+running is looked at before the last of them is over."""
 _SHOWN = 300
 
 
@@ -293,8 +296,9 @@ class PathManager:
         before = connection.session.last_received
         connection.session.ping()
         connection.wake_writer()
-        with trio.move_on_after(self._config.probe_timeout):
-            await connection.closed.wait()
+        for _ in range(_LOOKS):
+            with trio.move_on_after(self._config.probe_timeout / _LOOKS):
+                await connection.closed.wait()
         if connection.closed_reason is None and connection.session.last_received == before:
             connection.abort("the path is dead: the network has changed, or the peer has left it")
 
