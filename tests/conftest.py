@@ -43,6 +43,7 @@ from trio.testing import MockClock
 
 from lattica.nat.base.concurrency.exception_groups import unwrapped
 from lattica.nat.base.peer_log import peer_log
+from lattica.nat.swarm.upkeep import watchdog
 from tests.support.nets import nets
 
 # No command that a test starts may ask the real network's router to open ports.
@@ -55,6 +56,12 @@ os.environ["LATTICA_DISCOVERY__MDNS"] = "false"
 def _log_without_a_past() -> None:
     """How many lines may be written for peers does not depend on what other tests did."""
     peer_log.forget()
+
+
+@pytest.fixture(autouse=True)
+def _silent_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test's log says how long its machine has stood still."""
+    monkeypatch.setattr(watchdog.logger, "disabled", True)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

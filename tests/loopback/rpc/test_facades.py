@@ -169,7 +169,7 @@ class Loop:
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.cancelled = asyncio.Event()
+        self.begun, self.cancelled = asyncio.Event(), asyncio.Event()
 
     async def shout(self, text: str, ctx: CallContext) -> str:
         assert asyncio.get_running_loop() is self.loop
@@ -177,6 +177,7 @@ class Loop:
         return text.upper() + str(ctx.peer)[:2]
 
     async def wait(self) -> None:
+        self.begun.set()
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
@@ -217,7 +218,7 @@ def test_asyncio(tmp_path: Path) -> None:
         ):
             service = Loop()
             await server.rpc.serve(service)
-            await client.connect((await server.addrs())[0], timeout=20)
+            await client.connect((await server.addrs())[0], timeout=60)
             stub: Any = await client.rpc.stub(server.peer_id, Loop)
             assert await stub.shout("a") == "A12"
             assert await stub.blocking(3) == -3
@@ -232,16 +233,16 @@ def test_asyncio(tmp_path: Path) -> None:
 
             service.cancelled.clear()
             task = asyncio.create_task(stub.wait())
-            await asyncio.sleep(0.2)
+            await asyncio.wait_for(service.begun.wait(), 60)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            await asyncio.wait_for(service.cancelled.wait(), 20)
+            await asyncio.wait_for(service.cancelled.wait(), 60)
 
             service.cancelled.clear()
             async with stub.count(10**9) as items:
                 assert await anext(items) == 0
-            await asyncio.wait_for(service.cancelled.wait(), 20)
+            await asyncio.wait_for(service.cancelled.wait(), 60)
             assert (await server.rpc.statistics()).sessions == 1
 
     asyncio.run(main())
@@ -285,7 +286,7 @@ def test_a_handler_that_leaves_ends_neither_the_loop_nor_the_node(tmp_path: Path
 
             await server.handle("/leave/1", handler)
             peer = await client.connect((await server.addrs())[0])
-            stub: Any = await client.rpc.stub(peer, Leaving, timeout=10)
+            stub: Any = await client.rpc.stub(peer, Leaving, timeout=60)
             for call in (
                 lambda: stub.leave("exit"),
                 lambda: stub.leave("interrupt"),

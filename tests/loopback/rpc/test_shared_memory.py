@@ -235,7 +235,7 @@ async def test_a_peer_that_is_killed_leaves_nothing_behind() -> None:
         addr = await trio.to_thread.run_sync(process.stdout.readline)
         async with node() as client:
             peer = await client.connect(addr.strip())
-            stub = client.rpc.stub(peer, Workshop, timeout=20.0)
+            stub = client.rpc.stub(peer, Workshop, timeout=60.0)
             await shared(stub, client)
             assert mappings() == held + 2
             stream: Any = stub.arrays(1000, MIB)

@@ -500,7 +500,7 @@ def test_values_stored_alone_are_handed_over(pair: Pair) -> None:
 
 
 def test_values_with_subkeys_of_several_writers(pair: Pair) -> None:
-    ends = time.time() + 60
+    ends = time.time() + 600
     for node, name in ((pair.a, "A"), (pair.b, "B")):
         assert node.store("party", {"who": name}, ends, subkey=name)
     eventually(lambda: (found := pair.b.get("party")) and len(found.value) == 2)

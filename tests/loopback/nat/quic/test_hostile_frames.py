@@ -26,7 +26,7 @@ from tools.attack.attacks.quic_packets import (
     keep_keys,
 )
 
-PATIENCE = 60
+PATIENCE = 200
 CONFIG = load_config(
     environment={},
     overrides={
@@ -34,6 +34,7 @@ CONFIG = load_config(
         "nat.port_mapping.enabled": False,
         # Who reads no answers is let go for that as well, and on a slow machine sooner.
         "swarm.timeouts.delivery": 600,
+        "swarm.timeouts.keep_alive_timeout": 600,
     },
 )
 

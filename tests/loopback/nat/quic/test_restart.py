@@ -72,8 +72,9 @@ async def test_a_peer_that_was_killed_and_started_anew(tmp_path: Path, dialed_by
         "identity_path": str(tmp_path / "key"),
         "listen": list(QUIC),
         "nat.port_mapping.enabled": False,
+        "swarm.timeouts.keep_alive_timeout": 1000,
     }
-    # The other process takes as long as it takes to start: silence says nothing.
+    # The other process takes as long as it takes to start: silence says nothing, to either side.
     patient = Timeouts(keep_alive_interval=999, keep_alive_timeout=1000, delivery=1000)
     async with Node(node_config(listen=QUIC, timeouts=patient)) as node:
         node.handle(ECHO, echo)

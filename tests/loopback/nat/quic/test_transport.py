@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import socket
 from collections.abc import Sized
 from contextlib import suppress
@@ -51,6 +52,8 @@ from tests.support.nets.udp_proxy import udp_proxied
 
 QUIC = ("/ip4/127.0.0.1/udp/0/quic-v1/noise",)
 BIG = random.Random(4).randbytes(3 << 20)
+PATIENT = Timeouts(keep_alive_timeout=1000, delivery=1000)
+"""For what takes as long as the machine is busy: nobody is let go for being slow."""
 
 
 def nothing(streams: Sized) -> bool:
@@ -226,19 +229,19 @@ async def test_both_ends_learn_of_the_end():
 
 
 async def test_a_peer_that_was_killed_is_noticed():
-    quick = Timeouts(keep_alive_interval=0.2, keep_alive_timeout=0.6)
     async with (
-        running(listen=QUIC, timeouts=quick) as server,
+        running(listen=QUIC) as server,
         udp_proxied(server.addrs[0]) as proxy,
         running(listen=()) as client,
     ):
         await client.dial(server.identity.peer_id, [proxy.addr])
         await settled(lambda: server.registry.total)
         there = connection_of(server, client)
+        there.session.timeouts = Timeouts(keep_alive_interval=0.2, keep_alive_timeout=0.6)
         proxy.treat = lambda _: []  # nothing is heard of it any more
         with trio.fail_after(60):
             await there.closed.wait()
-        assert there.closed_reason == "the peer has not answered for 1 s"
+        assert re.fullmatch(r"the peer has not answered for \d+ s", there.closed_reason or "")
 
 
 # --- the path changes ---
@@ -246,9 +249,9 @@ async def test_a_peer_that_was_killed_is_noticed():
 
 async def test_a_client_that_moves_keeps_its_streams():
     async with (
-        running(listen=QUIC) as server,
+        running(listen=QUIC, timeouts=PATIENT) as server,
         udp_proxied(server.addrs[0]) as proxy,
-        running(listen=()) as client,
+        running(listen=(), timeouts=PATIENT) as client,
     ):
         await client.dial(server.identity.peer_id, [proxy.addr])
         connection = connection_of(client, server)
@@ -295,9 +298,9 @@ async def test_a_peer_that_moves_to_where_none_may_be_is_let_go():
 
 async def test_a_nat_that_forgets_its_mapping():
     async with (
-        running(listen=QUIC) as server,
+        running(listen=QUIC, timeouts=PATIENT) as server,
         udp_proxied(server.addrs[0]) as proxy,
-        running(listen=()) as client,
+        running(listen=(), timeouts=PATIENT) as client,
     ):
         await client.dial(server.identity.peer_id, [proxy.addr])
         connection = connection_of(client, server)
@@ -328,9 +331,9 @@ async def test_loss_reordering_duplication_and_damage():
         return [datagram, *late]
 
     async with (
-        running(listen=QUIC) as server,
+        running(listen=QUIC, timeouts=PATIENT) as server,
         udp_proxied(server.addrs[0]) as proxy,
-        running(listen=()) as client,
+        running(listen=(), timeouts=PATIENT) as client,
     ):
         await client.dial(server.identity.peer_id, [proxy.addr])
         proxy.treat = treat
@@ -609,9 +612,9 @@ async def test_a_defect_costs_one_connection(monkeypatch, caplog):
 async def test_forged_error_correction_changes_nothing():
     rng = random.Random(21)
     async with (
-        running(listen=QUIC) as server,
+        running(listen=QUIC, timeouts=PATIENT) as server,
         udp_proxied(server.addrs[0]) as proxy,
-        running(listen=()) as client,
+        running(listen=(), timeouts=PATIENT) as client,
     ):
         await client.dial(server.identity.peer_id, [proxy.addr])
         assert await ask_echo(client, server.identity.peer_id) == b"hello"
@@ -770,8 +773,6 @@ async def test_cancellation_and_resets_under_load_corrupt_nothing():
     rng = random.Random(5)
     pattern = rng.randbytes(1 << 20)
     first_complete = trio.Event()
-    # Busy as they are, both need longer than usual to hear each other.
-    patient = Timeouts(keep_alive_timeout=60)
 
     def treat(datagram: bytes) -> list[bytes]:
         kind = rng.random()
@@ -817,9 +818,9 @@ async def test_cancellation_and_resets_under_load_corrupt_nothing():
                 pass  # one side has aborted it
 
     async with (
-        running(listen=QUIC, timeouts=patient) as server,
+        running(listen=QUIC, timeouts=PATIENT) as server,
         udp_proxied(server.addrs[0]) as proxy,
-        running(listen=(), timeouts=patient) as client,
+        running(listen=(), timeouts=PATIENT) as client,
     ):
         for swarm in (server, client):
             swarm.protocols.handle("/load/1", serve)

@@ -57,7 +57,7 @@ async def test_a_stream_waits_for_a_place_of_this_node(listen):
         await settled(lambda: not next(iter(client.swarm.registry)).stream_count)
         streams = await opened(client, server.peer_id, 8)
         with pytest.raises(ResourceLimitError, match=r"this node's limits\.receive_memory"):
-            await client.open_stream(server.peer_id, ECHO, timeout=0.3)
+            await client.open_stream(server.peer_id, ECHO, timeout=3)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(end_soon, streams[0])
             stream = await client.open_stream(server.peer_id, ECHO, timeout=60)
@@ -79,7 +79,7 @@ async def test_a_stream_waits_for_a_place_of_the_peer(listen):
         (connection,) = client.swarm.registry
         connection.known_protocols.discard(ECHO)  # the refusal is heard before it is used
         with pytest.raises(ResourceLimitError, match="the peer's limits allow no more"):
-            await client.open_stream(server.peer_id, ECHO, timeout=0.3)
+            await client.open_stream(server.peer_id, ECHO, timeout=3)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(end_soon, streams[0])
             stream = await client.open_stream(server.peer_id, ECHO, timeout=60)

@@ -66,7 +66,7 @@ async def test_signed_values_are_charged_and_checked_a_few_at_a_time(charged):
     values = [seal_value(o, key, b"", b"\xc0", sequence=1, expires=1 << 42) for o in owners]
     async with memory_dht_net() as net:
         node, client = net.add(), net.host()
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             await node._loaded.wait()
             await client.connect(node._host.peer_id)
             record = Record(key, encode_values(values))

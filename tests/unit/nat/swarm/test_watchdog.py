@@ -15,6 +15,11 @@ from lattica.nat.swarm.upkeep import watchdog
 from lattica.nat.swarm.upkeep.watchdog import PERIOD, REST, STALL, Vigil, stacks, watching, where
 
 
+@pytest.fixture(autouse=True)
+def _silent_watchdog():
+    """Here it is heard."""
+
+
 def test_waking_in_time_is_no_news():
     vigil = Vigil(100.0, 5.0)
     for step in range(1, 100):

@@ -170,12 +170,15 @@ async def test_a_peer_that_talks_nonsense_gets_a_reset(
     async with pair() as both:
         both.other.nat.set(report("127.0.0.2", both.other, EIM))
         stream = await both.asker.open_stream(both.other.identity.peer_id, [PROTOCOL])
-        async with stream:
+
+        async def say() -> None:
             await stream.send_all(words)
             await stream.send_eof()
-            with trio.fail_after(60):
-                with pytest.raises(OSError, match="aborted"):
-                    await stream.receive_some()
+            await stream.receive_some()
+
+        async with stream:
+            with trio.fail_after(60), pytest.raises(OSError, match="aborted"):
+                await say()
         assert not both.other_strategy._active
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 

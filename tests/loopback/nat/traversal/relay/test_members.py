@@ -11,6 +11,7 @@ from lattica.errors import ConfigError
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.traversal.relay.server.access import ALLOWED, Denial
 from lattica.node import Node
+from tests.support.nets.nets import settled
 
 QUIET = {"nat.port_mapping.enabled": False, "listen": ["/ip4/127.0.0.1/tcp/0"]}
 
@@ -39,8 +40,7 @@ async def test_owners_and_who_has_a_right_are_served_as_long_as_they_have_it() -
                 await relay.connect(owner.addrs)
                 theirs = await relay.store.open(document.id)
                 await theirs.synced(timeout=60)
-                await trio.sleep(1.1)
-                assert access.standing(owner.peer_id) is ALLOWED
+                await settled(lambda: access.standing(owner.peer_id) is ALLOWED)
                 assert access.standing(relay.peer_id) is ALLOWED
                 async with node(relays=[str(addr) for addr in relay.addrs]) as member:
                     assert isinstance(access.standing(member.peer_id), Denial)
@@ -54,8 +54,7 @@ async def test_owners_and_who_has_a_right_are_served_as_long_as_they_have_it() -
                     while access.standing(member.peer_id) is ALLOWED:
                         await trio.sleep(0.1)
                 theirs.close()
-                await trio.sleep(1.1)
-                assert isinstance(access.standing(owner.peer_id), Denial)
+                await settled(lambda: isinstance(access.standing(owner.peer_id), Denial))
 
 
 async def test_who_opens_a_document_that_is_open_to_all_is_no_member() -> None:

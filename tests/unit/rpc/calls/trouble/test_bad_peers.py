@@ -357,7 +357,7 @@ async def test_a_stream_of_items_that_ends_otherwise(case: str) -> None:
         server.handle(DATA, answer, owner="test")
         async with open_rpc(host) as client:
             stub = client.stub(server.peer_id, Workshop)
-            with trio.fail_after(30), pytest.raises(RpcError, match=match):
+            with trio.fail_after(60), pytest.raises(RpcError, match=match):
                 async for _ in stub.numbers(3):
                     pass
             (counted,) = [each for each in client.statistics().methods if "numbers" in each.method]
