@@ -238,14 +238,14 @@ class CircuitTransport:
                 try:
                     await self._swarm.dial_fresh(relay, addr)
                 except LatticaError as error:
-                    pending.error = error
+                    pending.error = renewed(error)
                 nursery.cancel_scope.cancel()
         finally:
             # If this caller is cancelled, the next one in line dials for itself.
             del self._dials[relay, addr]
             pending.done.set()
         if pending.error is not None and direct_connection(self._swarm, relay) is None:
-            raise pending.error
+            raise renewed(pending.error)  # one that is caught or raised here leads back here
 
     async def _wait_for(self, relay: PeerId, scope: trio.CancelScope) -> None:
         with suppress(LatticaError):  # the swarm ends, and so does the dial

@@ -152,9 +152,12 @@ class IceStrategy:
             except (LatticaError, OSError) as error:  # not in an exception group
                 failure = error
             nursery.cancel_scope.cancel()
-        if connection is None:
+        if connection is not None:
+            return connection
+        try:
             raise failure or self._failed(peer_id, "cancelled")
-        return connection
+        finally:
+            del failure  # which leads back here
 
     async def _dial(self, peer_id: PeerId, outcome: Nominated | Failed) -> Connection:
         if isinstance(outcome, Failed):

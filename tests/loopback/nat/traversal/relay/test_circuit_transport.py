@@ -48,6 +48,7 @@ from lattica.nat.traversal.relay.messages import (
 )
 from lattica.nat.traversal.relay.server.limits import RelayLimits, StrangerLimits
 from lattica.node import Node
+from tests.support.freed import freed_at_once
 from tests.support.nets.nets import ECHO, ask_echo, running, settled, swarm_config, unused_port
 from tests.support.nets.relay_nets import (
     addr_of,
@@ -316,7 +317,7 @@ async def test_relay_that_is_not_there():
     addr = Multiaddr(f"/ip4/127.0.0.1/tcp/{unused_port()}/p2p/{relay}/p2p-circuit")
     async with running() as alice:
         use_relays(alice)
-        with pytest.raises(DialError, match="ECONNREFUSED"):
+        with freed_at_once(DialError), pytest.raises(DialError, match="ECONNREFUSED"):
             await alice.dial(SOMEBODY, [addr])
 
 
