@@ -112,7 +112,9 @@ class FetchResult:
     """Bytes of it that were sent to others meanwhile."""
     other_files: tuple[Path, ...] = ()
     """Files in the directory that are not part of this, of former fetches or with an ending that
-    files of this have. Empty unless a whole directory was published and fetched."""
+    files of this have; and directories of unfinished files of fetches of something else that were
+    broken off, which count as files of former fetches. Empty unless a whole directory was published
+    and fetched."""
     former_files: tuple[Path, ...] = ()
     """Those of them that `delete_former` would remove."""
     removed_files: tuple[Path, ...] = ()

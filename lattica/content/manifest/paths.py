@@ -97,6 +97,15 @@ def _check_part(part: str, path: str) -> None:
         raise ValueError(f"{error} (of {path!r})") from None
 
 
+def _collision(one: str, other: str) -> str:
+    if one == other:
+        return f"the path {one!r} is there twice"
+    shown = repr
+    if unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other):
+        shown = ascii  # they look the same: letters are composed in two ways
+    return f"the paths {shown(one)} and {shown(other)} collide: they are one file on some disks"
+
+
 def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
@@ -171,7 +180,7 @@ def check_paths(paths: Iterable[str], named: Iterable[str] = ()) -> int:
         _check_part(name, path)
         key = at, _folded(name)
         if key in files:
-            raise ValueError(f"the paths {files[key]!r} and {path!r} are the same or collide")
+            raise ValueError(_collision(files[key], path))
         if key in directories:
             raise ValueError(f"the path {path!r} is both a file and a directory")
         files[key] = path

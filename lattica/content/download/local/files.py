@@ -3,8 +3,9 @@
 A file that lies where the publication has one is hashed. If it is the same, it is done; if it
 is another version, its chunks that are still in use are copied instead of fetched. Where that
 leaves something to fetch, the other files in the directory are looked at, whatever their names
-are: files that former fetches have written are hashed in full, of others a few chunks, and the rest
-if one of these is wanted. Directories below that other fetches were into are not entered.
+are: files that former fetches have written are hashed in full, of others, and of unfinished files
+of a fetch of something else, a few chunks, and the rest if one of these is wanted. Directories
+below that other fetches were into are not entered.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from lattica.content.disk import (
     storage_error,
 )
 from lattica.content.download.local.former import MAX_ENTRIES, other_files
+from lattica.content.download.local.leftovers import unfinished_files
 from lattica.content.download.plan import Plan
 from lattica.content.errors import ContentError, StorageError
 from lattica.content.manifest.chunking import CutFile, FileState, cut_file, hash_files
@@ -230,10 +232,12 @@ def _elsewhere(
         path = out_dir / output.path
         if index not in complete and output.size and path.is_file() and not path.is_symlink():
             old.append(_Elsewhere(path, path.stat().st_size, sampled=True))
+    unfinished = unfinished_files(out_dir, plan.key)
     return [
         *_in_bases(bases),
         *fetched,
         *old,
+        *(_Elsewhere(path, size, sampled=True) for path, size in unfinished[:_MAX_SAMPLED]),
         *(_Elsewhere(out_dir / o.path, o.size, sampled=True) for o in unknown[:_MAX_SAMPLED]),
     ]
 

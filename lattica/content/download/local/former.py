@@ -26,6 +26,7 @@ from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
+from lattica.content.download.local.leftovers import leftovers, remove_leftover
 from lattica.content.download.plan import Plan
 from lattica.content.errors import ContentError
 from lattica.content.manifest.chunking import FileState
@@ -200,7 +201,8 @@ def chosen(delete_former: bool, patterns: Sequence[str]) -> Chosen:
 
 
 def tidy(plan: Plan, out_dir: Path, may_go: Chosen | None, gone: Iterable[OtherFile]) -> Beside:
-    """See what lies beside a publication that is complete, and remove what is to go.
+    """See what lies beside a publication that is complete, and remove what is to go: unfinished
+    files of other fetches, too, if those are to go that a fetch has written.
 
     `gone` was removed before.
     """
@@ -208,12 +210,18 @@ def tidy(plan: Plan, out_dir: Path, may_go: Chosen | None, gone: Iterable[OtherF
         return Beside()
     removed = [*gone, *(remove(plan, out_dir, may_go) if may_go is not None else [])]
     found = other_files(plan, out_dir)
+    broken_off: list[OtherFile] = []
+    for path, state in leftovers(out_dir, plan.key):
+        other = OtherFile(path.name, state, fetched=True)
+        goes = may_go is not None and may_go(other) and remove_leftover(path)
+        (removed if goes else broken_off).append(other)
     endings = {PurePosixPath(output.path).suffix for output in plan.outputs} - {""}
     others = [
         other
         for other in found.found
         if other.fetched or PurePosixPath(other.path).suffix in endings
     ]
+    others += broken_off
 
     def paths(files: Iterable[OtherFile]) -> tuple[Path, ...]:
         return tuple(out_dir / path for path in sorted(other.path for other in files))

@@ -196,8 +196,13 @@ def test_paths_that_could_do_harm_are_refused(path):
 )
 def test_paths_that_collide_are_refused(paths):
     for order in (paths, paths[::-1]):
-        with pytest.raises(ValueError, match=r"collide|both"):
+        with pytest.raises(ValueError, match=r"collide|both|twice"):
             check_paths(order)
+
+
+def test_paths_that_look_the_same_are_told_apart():
+    with pytest.raises(ValueError, match=r"'e\\u0301' and '\\xe9' collide"):
+        check_paths(["e\u0301", "\xe9"])
 
 
 def test_many_files_in_one_directory_do_not_collide():
