@@ -55,7 +55,10 @@ def storage_error(error: OSError, path: Path) -> StorageError:
             "the disk has no room for more files, however small; remove some, or choose another "
         )
         advice += "directory with -o"
-    return StorageError(f"cannot write {_named(error, path)}: {advice}")
+    named = _named(error, path)
+    if error.errno == errno.EEXIST and os.path.islink(named) and not os.path.exists(named):
+        advice = "it is a symbolic link to nothing; is a disk that it leads to not mounted?"
+    return StorageError(f"cannot write {named}: {advice}")
 
 
 def _named(error: OSError, path: Path) -> str:

@@ -522,3 +522,11 @@ async def test_missing_entries_are_counted_with_those_of_the_fetch_itself(
         monkeypatch.setattr(os, "statvfs", lambda _: Disk)
         with pytest.raises(StorageError, match=f"room for {left} more .*, and 17 are needed"):
             files.check_space()
+
+
+def test_a_directory_that_is_a_link_to_nothing_is_called_so(tmp_path):
+    (tmp_path / "models").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(OSError, match="exists") as caught:
+        os.makedirs(tmp_path / "models", exist_ok=True)
+    said = str(storage_error(caught.value, tmp_path / "models" / ".lattica-k"))
+    assert f"{tmp_path / 'models'}: it is a symbolic link to nothing" in said
