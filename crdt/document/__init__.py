@@ -3,11 +3,11 @@ what is proved of it, and what peers are given.
 """
 
 from lattica.crdt.document.document import Document, wall_clock_ms
+from lattica.crdt.document.governance.owners import Owner, OwnerAppointment
+from lattica.crdt.document.governance.read_keys import SealedKey
+from lattica.crdt.document.governance.rights import Right
 from lattica.crdt.document.listing import LogEntry
-from lattica.crdt.document.owners import Owner, OwnerAppointment
-from lattica.crdt.document.read_keys import SealedKey
 from lattica.crdt.document.received import Received
-from lattica.crdt.document.rights import Right
 
 __all__ = [
     "Document",

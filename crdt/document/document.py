@@ -18,15 +18,15 @@ from lattica.crdt.compaction.snapshot import Snapshot
 from lattica.crdt.document.editing import ReplicatedList, Text
 from lattica.crdt.document.feeds import Feeds
 from lattica.crdt.document.fields import Claims, Counter, Registers, ReplicatedSet
+from lattica.crdt.document.governance.owners import DocumentOwners, Owner, OwnerAppointment
+from lattica.crdt.document.governance.read_keys import ReadKeys, SealedKey
+from lattica.crdt.document.governance.rights import DocumentRights, Right
+from lattica.crdt.document.governance.writer import Writer
 from lattica.crdt.document.listing import LogEntry, listed
-from lattica.crdt.document.owners import DocumentOwners, Owner, OwnerAppointment
-from lattica.crdt.document.read_keys import ReadKeys, SealedKey
 from lattica.crdt.document.received import Received
 from lattica.crdt.document.resolved import Resolved
-from lattica.crdt.document.rights import DocumentRights, Right
 from lattica.crdt.document.snapshots import Snapshots
 from lattica.crdt.document.statements import Statements
-from lattica.crdt.document.writer import Writer
 from lattica.crdt.entries.chain import decode_chain
 from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.genesis import Genesis

@@ -116,7 +116,9 @@ def test_what_a_frozen_owner_does_all_the_same_has_no_effect(make, tmp_path, mon
     anna, carl = make(ANNA), make(CARL)
     owner = forked(make, tmp_path, OWNER, BY_KEY, anna)
     sync(owner, anna)
-    monkeypatch.setattr("lattica.crdt.document.writer.Writer.check_owner", lambda self, what: None)
+    monkeypatch.setattr(
+        "lattica.crdt.document.governance.writer.Writer.check_owner", lambda self, what: None
+    )
     owner.grant(CARL.peer_id)
     owner.revoke(ANNA.peer_id)
     exchange_all(owner, anna, carl)

@@ -23,7 +23,7 @@ from lattica.crdt.access.revocation import Revocation, decode_revocation
 from lattica.crdt.access.rights import Rights
 from lattica.crdt.base.canonical import Plain, encode
 from lattica.crdt.document import Document
-from lattica.crdt.document.rights import DocumentRights
+from lattica.crdt.document.governance.rights import DocumentRights
 from lattica.crdt.entries.chain import decode_chain, encode_chain
 from lattica.crdt.entries.genesis import Genesis, Mode
 from lattica.crdt.entries.header import Kind

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from lattica.crdt.access.capability import Capability, Level, issue
 from lattica.crdt.access.revocation import Revocation
 from lattica.crdt.access.rights import Rights
-from lattica.crdt.document.read_keys import ReadKeys
-from lattica.crdt.document.writer import Writer
+from lattica.crdt.document.governance.read_keys import ReadKeys
+from lattica.crdt.document.governance.writer import Writer
 from lattica.crdt.entries.genesis import Mode
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.keys.identities import identity_key, peer_of

@@ -8,7 +8,7 @@ from typing import Final
 
 from lattica.crdt.access.key_entry import KeyEntry
 from lattica.crdt.access.keyring import Keyring
-from lattica.crdt.document.writer import Writer
+from lattica.crdt.document.governance.writer import Writer
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.keys.sealing import ReadKey
 from lattica.crdt.log.clock import milliseconds_of

@@ -13,7 +13,7 @@ from lattica.crdt.access.appointment import (
     sign,
 )
 from lattica.crdt.access.ownership import Ownership
-from lattica.crdt.document.writer import Writer
+from lattica.crdt.document.governance.writer import Writer
 from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.genesis import Recovery
 from lattica.crdt.keys.identities import identity_key, peer_of
