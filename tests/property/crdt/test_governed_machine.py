@@ -1,6 +1,7 @@
 """Documents that have owners: rights are given and taken back, an owner contradicts himself and
-others are appointed, while messages are lost, doubled and overtaken and programs crash. Whoever
-has the same entries sees the same, and what was refused has no effect.
+others are appointed, while messages are lost, doubled and overtaken, programs crash and replicas
+begin with snapshots. Open ones are pruned, too. Whoever has the same entries sees the same, and
+what was refused has no effect.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import itertools
 import random
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from unittest import mock
 
@@ -20,7 +22,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from lattica.crdt.access.capability import Level
 from lattica.crdt.document import Document
 from lattica.crdt.entries.genesis import Genesis, Mode, Recovery
-from lattica.errors import AccessDeniedError, LocalProtocolError
+from lattica.crdt.entries.header import Kind
+from lattica.crdt.log.errors import ContradictionError
+from lattica.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
 from tests.support.crdt.documents import Clock
 from tests.support.crdt.folders import memory_folder
@@ -31,6 +35,7 @@ OWNERS = PEERS[:2]
 KEY = Identity(bytes([9]) * 32)
 ANY = st.integers(0, len(PEERS) - 1)
 MOST_FORKS = 2
+KINDS = [Kind.REGISTER, Kind.COUNTER, Kind.SET]
 
 
 def genesis_of(mode: Mode) -> Genesis:
@@ -44,14 +49,15 @@ def seen(document: Document) -> dict[str, object]:
         "root": document.root,
         "heads": document.head_index.heads(b"", None),
         "owners": tuple(document.owners()),
-        "rights": tuple(document.rights()),
+        "rights": tuple(document.rights()) if document.owners() else (),
         "registers": dict(document.registers.items()),
         "set": sorted(map(str, document.set("s"))),
+        "counter": document.counter("c").value,
     }
 
 
 class Governed(RuleBasedStateMachine):
-    @initialize(mode=st.sampled_from([Mode.ALLOW_LIST, Mode.CAPABILITY]))
+    @initialize(mode=st.sampled_from(Mode))
     def begin(self, mode: Mode) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="lattica-crdt-", dir=memory_folder()))
         numbers = itertools.count()
@@ -67,6 +73,7 @@ class Governed(RuleBasedStateMachine):
         self.handed: list[tuple[int, bytes]] = []
         """For whom, and a capability or an appointment."""
         self.forks = 0
+        self.lost = itertools.count()
 
     def opened(self, number: int) -> Document:
         return Document(self.files[number], self.genesis, PEERS[number], wall=self.clock)
@@ -84,15 +91,25 @@ class Governed(RuleBasedStateMachine):
 
     # What happens.
 
-    @rule(number=ANY, name=st.sampled_from("ab"), in_set=st.booleans())
-    def write(self, number: int, name: str, in_set: bool) -> None:
+    @rule(
+        number=ANY,
+        name=st.sampled_from("ab"),
+        kind=st.sampled_from(KINDS),
+        count=st.sampled_from([1, 1, 4]),
+    )
+    def write(self, number: int, name: str, kind: Kind, count: int) -> None:
         document = self.documents[number]
-        value = self.clock()
-        with self.unless_refused(document):
-            if in_set:
-                document.set("s").add(f"{name}{value}")
-            else:
-                document.registers[name] = value
+        for _ in range(count):
+            with self.unless_refused(document):
+                match kind:
+                    case Kind.REGISTER:
+                        document.registers[name] = self.clock()
+                    case Kind.COUNTER:
+                        document.counter("c").add(self.clock() % 7 - 3)
+                    case _ if name in document.set("s"):
+                        document.set("s").discard(name)
+                    case _:
+                        document.set("s").add(name)
 
     @rule(number=ANY, to=ANY, level=st.sampled_from([Level.READ, Level.WRITE, Level.MANAGE]))
     def grant(self, number: int, to: int, level: Level) -> None:
@@ -113,7 +130,7 @@ class Governed(RuleBasedStateMachine):
         has written until it stops has come to somebody.
         """
         if in_common:
-            self.write(number, "a", in_set=False)
+            self.write(number, "a", Kind.REGISTER, 1)
         document = self.documents[number]
         session = document._replica._session
         if session is None or other == number:
@@ -200,29 +217,79 @@ class Governed(RuleBasedStateMachine):
         self.documents[number] = self.opened(number)
         assert seen(self.documents[number]) == before
 
+    @precondition(lambda self: self.genesis.mode is Mode.OPEN)
+    @rule(number=ANY)
+    def prune(self, number: int) -> None:
+        document = self.documents[number]
+        before = seen(document)
+        document.prune(grace=0)
+        assert seen(document) == before
+
+    @rule(number=ANY, giver=st.sampled_from([0, 0, 1, 1, 2]), is_lost=st.booleans())
+    def take_snapshot(self, number: int, giver: int, is_lost: bool) -> None:
+        """Whoever has lost his disk has nothing else."""
+        if number == giver:
+            return
+        if is_lost:
+            self.documents[number].close()
+            self.files[number] = self.files[number].with_name(f"after-{next(self.lost)}")
+            self.documents[number] = self.opened(number)
+        document, other = self.documents[number], self.documents[giver]
+        parts = other.snapshot()
+        if self.genesis.mode is not Mode.OPEN:
+            refusals = [RemoteProtocolError]  # of who is no owner
+        else:
+            refusals = [] if is_lost else [ContradictionError]  # a fork is known here alone
+        with self.unless_refused(document, refusals):
+            document.receive_snapshot(parts, self.believed(giver))
+        if is_lost and document.heads():
+            assert seen(document) == seen(other)
+
     # What has to hold.
 
-    def unless_refused(self, document: Document) -> _Refused:
-        return _Refused(document)
+    def believed(self, giver: int) -> list[bytes]:
+        """Whose snapshots are taken: of an open document anybody's, else the owners' alone."""
+        return [PEERS[giver].public_key.data] if self.genesis.mode is Mode.OPEN else []
+
+    def unless_refused(
+        self, document: Document, refusals: Iterable[type[Exception]] = ()
+    ) -> _Refused:
+        return _Refused(document, refusals)
+
+    def share_snapshots(self) -> None:
+        """What was pruned at some, and what forks have brought back at others, all have."""
+        for _ in range(2):
+            for giver, number in itertools.permutations(range(len(PEERS)), 2):
+                parts = self.documents[giver].snapshot()
+                self.documents[number].receive_snapshot(parts, self.believed(giver))
+
+    def begin_late(self, late: Document, source: Document) -> None:
+        """By a snapshot where chains may have gaps, and else by whatever comes first."""
+        if self.genesis.mode is Mode.OPEN:
+            late.receive_snapshot(source.snapshot(), self.believed(0))
+            return
+        parts = [(False, each) for each in source.chains_since({})]
+        parts += [(True, each) for each in source.forks()]
+        random.Random(len(parts)).shuffle(parts)
+        for is_fork, part in parts:
+            if is_fork:
+                late.receive_fork(part)
+            else:
+                late.receive(part, "peer")
+        exchange_all(source, late)
 
     def heal(self) -> None:
         """All talk to all; then they agree, with somebody too who hears of it all in any order."""
         exchange_all(*self.documents)
+        if self.genesis.mode is Mode.OPEN:
+            self.share_snapshots()
         states = [seen(document) for document in self.documents]
         for state in states[1:]:
             assert state == states[0]
         late = Document(self.folder / "late", self.genesis, PEERS[-1], wall=self.clock)
+        source = self.documents[0]
         with late:
-            source = self.documents[0]
-            parts = [(False, each) for each in source.chains_since({})]
-            parts += [(True, each) for each in source.forks()]
-            random.Random(len(parts)).shuffle(parts)
-            for is_fork, part in parts:
-                if is_fork:
-                    late.receive_fork(part)
-                else:
-                    late.receive(part, "peer")
-            exchange_all(source, late)
+            self.begin_late(late, source)
             assert seen(late) == states[0]
         owners = [owner.peer for owner in source.owners()]
         for identity in PEERS:
@@ -238,15 +305,17 @@ class Governed(RuleBasedStateMachine):
 class _Refused:
     """A block whose refusal is none of an error, and changes nothing."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: Document, refusals: Iterable[type[Exception]]) -> None:
         self._document = document
+        always: list[type[Exception]] = [AccessDeniedError, LocalProtocolError]
+        self._refusals = (*always, *refusals)
         self._before = seen(document)
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> bool:
-        if kind is None or not issubclass(kind, (AccessDeniedError, LocalProtocolError)):
+        if kind is None or not issubclass(kind, self._refusals):
             return False
         note(f"refused: {rest[0]}")
         assert seen(self._document) == self._before
