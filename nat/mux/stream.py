@@ -107,6 +107,7 @@ class Stream(InProcess):
         "__weakref__",
         "_core",
         "_gone",
+        "_gone_scope",
         "_negotiation",
         "_readable",
         "_refusal",
@@ -131,6 +132,8 @@ class Stream(InProcess):
         self._taker: Callable[[memoryview], bool] | None = None
         """Who is given what arrives, in place of a task that is woken for it."""
         self._gone: trio.Event | None = None
+        self._gone_scope: trio.CancelScope | None = None
+        """What is cancelled when nobody receives any more what this side sends."""
         self._negotiation: Initiator | None = None
         self._refusal: LatticaError | None = None
         core.owner = self
@@ -688,6 +691,15 @@ class Stream(InProcess):
             self._gone = self._gone or trio.Event()
             await self._gone.wait()
 
+    def cancel_when_gone(self, scope: trio.CancelScope) -> None:
+        """Cancel a scope, one at a time, once the stream :attr:`is_gone`.
+
+        A task that waits for that takes as much memory as whoever works on an answer.
+        """
+        self._gone_scope = scope
+        if self.is_gone:
+            scope.cancel()
+
     def wake(self) -> bool:
         """Something arrived: let whoever waits look again (for the connection).
 
@@ -698,10 +710,14 @@ class Stream(InProcess):
         is_given = self._taker is not None and self._readable.occupied and self._give_at_once()
         is_read = not is_given and self._readable.wake()
         is_written = self._writable.wake()
-        if self._gone is not None and self.is_gone:
-            self._gone.set()
-            return True
-        return is_read or is_written
+        gone, scope = self._gone, self._gone_scope
+        if (gone is None and scope is None) or not self.is_gone:
+            return is_read or is_written
+        if gone is not None:
+            gone.set()
+        if scope is not None:
+            scope.cancel()
+        return True
 
     def wake_sender(self) -> None:
         self._writable.wake()

@@ -104,7 +104,7 @@ class DataStream:
         self._shared = shared
         self._heavy = heavy
         self._link: SharedLink | None = None
-        self._holder = Holder()
+        self._holder: Holder | None = None
         """What was put into the memory of that link, and has not been read there."""
 
     # --- sending ---
@@ -150,9 +150,10 @@ class DataStream:
         self, link: SharedLink, head: bytes, buffers: Sequence[bytes | bytearray | memoryview]
     ) -> None:
         """Send a message whose large buffers are copied into shared memory, as there is room."""
-        if link is not self._link:
+        holder = self._holder
+        if holder is None or link is not self._link:
             self._recall()
-            self._link, self._holder = link, Holder()
+            self._link, self._holder = link, (holder := Holder())
         parts: list[Any] = [head]
         small = 0
         for buffer in buffers:
@@ -166,12 +167,12 @@ class DataStream:
             view = memoryview(buffer)
             for start in range(0, len(view), SLOT):
                 piece = view[start : start + SLOT]
-                while (reference := link.put(self._holder, piece)) is None and self._holder.slots:
+                while (reference := link.put(holder, piece)) is None and holder.slots:
                     # What has been sent will be read, and released, in its order.
                     if parts:
                         await self._send_parts(parts)
                     else:
-                        await self._wait_released()
+                        await self._wait_released(holder)
                 parts.append(reference or INLINE_REFERENCE)
                 if reference is None:
                     await self._send_parts(parts)
@@ -185,9 +186,9 @@ class DataStream:
         parts.clear()
         await self.send_raw(data)
 
-    async def _wait_released(self) -> None:
+    async def _wait_released(self, holder: Holder) -> None:
         with trio.move_on_after(_LOOK):
-            await self._holder.wait()
+            await holder.wait()
         if self.stream.is_gone:  # nothing will be released
             await self.stream.wait_sendable()
 
@@ -434,5 +435,5 @@ class DataStream:
         self._recall()
 
     def _recall(self) -> None:
-        if self._link is not None and self._holder.slots:
+        if self._link is not None and self._holder is not None and self._holder.slots:
             self._link.recall(self._holder)

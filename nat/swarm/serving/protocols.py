@@ -45,15 +45,9 @@ class _Served:
         if not self.cancel_when_gone:
             await require_awaitable(self.handler(stream))
             return
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cancel_when_gone, stream, nursery.cancel_scope)
+        with trio.CancelScope() as scope:
+            stream.cancel_when_gone(scope)
             await require_awaitable(self.handler(stream))
-            nursery.cancel_scope.cancel()
-
-
-async def _cancel_when_gone(stream: Stream, scope: trio.CancelScope) -> None:
-    await stream.wait_gone()
-    scope.cancel()
 
 
 class ProtocolTable:

@@ -44,6 +44,7 @@ ON_NEITHER = {
     "progress": PLACES,
     "send_nowait": "a queue of their own lets small sends of the facades not wait either",
     "wait_sendable": "the other half of `send_nowait`",
+    "cancel_when_gone": "of a scope of trio's; `wait_gone` is there",
     "wake": TRIO_THREAD,
     "wake_sender": TRIO_THREAD,
 }

@@ -13,6 +13,7 @@ from lattica.errors import LocalProtocolError
 from lattica.nat.base.limits.places import NOBODY
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.serving.protocols import ProtocolTable
+from tests.support.pairs.connected import connected, quiet, serve
 
 PING = "/ipfs/ping/1.0.0"
 
@@ -119,3 +120,35 @@ async def test_a_limit_bounds_the_handlers_of_one_protocol_and_the_others_wait()
 def test_a_limit_that_lets_nobody_in_is_refused(limit: int) -> None:
     with pytest.raises(LocalProtocolError, match="at least 1"):
         ProtocolTable(negotiate_timeout=10).handle("/x/1", trio.sleep_forever, limit=limit)  # type: ignore[arg-type]
+
+
+async def test_whoever_is_cancelled_when_its_peer_is_gone_is_one_task(autojump_clock) -> None:
+    begun: list[Stream] = []
+    cancelled: list[Stream] = []
+
+    async def work(stream: Stream) -> None:
+        begun.append(stream)
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.append(stream)
+
+    table = ProtocolTable(negotiate_timeout=1)
+    table.handle("/work/1", work, cancel_when_gone=True)
+    async with connected() as (a, b), trio.open_nursery() as nursery:
+        nursery.start_soon(serve, b, table)
+        await quiet()
+        before = trio.lowlevel.current_statistics().tasks_living
+        streams = [await a.connection.open("/work/1") for _ in range(20)]
+        await quiet()
+        assert len(begun) == 20
+        assert trio.lowlevel.current_statistics().tasks_living - before == 20
+        for stream in streams:
+            stream.reset()
+        await quiet()
+        assert len(cancelled) == 20
+        assert trio.lowlevel.current_statistics().tasks_living == before
+        with trio.CancelScope() as scope:
+            begun[0].cancel_when_gone(scope)
+        assert scope.cancel_called
+        nursery.cancel_scope.cancel()
