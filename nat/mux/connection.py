@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 
 import trio
@@ -153,7 +153,7 @@ class Connection(InProcess, ABC):
         """In which silence, by when the peer was heard before it, its machine was seen."""
         self._delivery_watch = DeliveryWatch(session.timeouts.delivery)
         self._scope = trio.CancelScope()
-        self._events = EventLine(self._act_on)
+        self._events = EventLine()
 
     def __repr__(self) -> str:
         state = "" if self.closed_reason is None else f" ({self.closed_reason})"
@@ -397,6 +397,14 @@ class Connection(InProcess, ABC):
             with trio.move_on_after(CLOSE_GRACE, shield=True):
                 await self._release()
 
+    def _handle(self, events: Iterable[Event]) -> None:
+        """Act on what the session says has happened, as far as this turn allows."""
+        self._events.add(events, self._act_on)
+
+    def _handle_more(self) -> None:
+        """Act on what is left of it, as far as another turn allows."""
+        self._events.next_turn(self._act_on)
+
     def _act_on(self, event: Event) -> bool:
         """Tell whom it concerns; return whether a task goes on for that."""
         kind, core = event.kind, event.stream
@@ -426,7 +434,7 @@ class Connection(InProcess, ABC):
         """Act on what is left of what has happened, beside others; until then read no more."""
         while self._events:
             await self._turnstile.wait(self.source.network)
-            self._events.next_turn()
+            self._handle_more()
 
     def _wake_drained(self) -> None:
         for core in self.session.take_drained():
@@ -554,7 +562,7 @@ class Connection(InProcess, ABC):
         if self.interrupted and silent >= self.session.timeouts.keep_alive_interval + _PONG_GRACE:
             self.stalled = True
         self._let_go()
-        self._events.next_turn()
-        self._events.add(Event(EventKind.RESET, core) for core in self.session.close(reason))
+        self._handle_more()
+        self._handle(Event(EventKind.RESET, core) for core in self.session.close(reason))
         self._places.unpark_all()
         self.closed.set()

@@ -43,13 +43,13 @@ class Event:
 class EventLine:
     """What has happened, in its order. So many tasks are let go on for it in a turn.
 
-    `act` returns whether an event has let one go on.
+    `act` returns whether an event has let one go on. It is not kept, as it is a method of who has
+    this line: neither would be freed before the cycle collector runs.
     """
 
-    __slots__ = ("_act", "_left", "_waiting")
+    __slots__ = ("_left", "_waiting")
 
-    def __init__(self, act: Callable[[Event], bool]) -> None:
-        self._act = act
+    def __init__(self) -> None:
         self._waiting: deque[Event] = deque()
         self._left = _IN_A_TURN
 
@@ -57,17 +57,17 @@ class EventLine:
         """Some wait for the next turn, before which no more should be taken from the peer."""
         return bool(self._waiting)
 
-    def add(self, events: Iterable[Event]) -> None:
+    def add(self, events: Iterable[Event], act: Callable[[Event], bool]) -> None:
         """Act on events, as far as the turn allows."""
         for event in events:
             if self._left:
-                self._left -= self._act(event)
+                self._left -= act(event)
             else:
                 self._waiting.append(event)
 
-    def next_turn(self) -> None:
+    def next_turn(self, act: Callable[[Event], bool]) -> None:
         """Act on what waits, as far as another turn allows."""
         self._left = _IN_A_TURN
         waiting = self._waiting
         while waiting and self._left:
-            self._left -= self._act(waiting.popleft())
+            self._left -= act(waiting.popleft())

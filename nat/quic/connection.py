@@ -109,7 +109,7 @@ class QuicConnection(Connection):
         while True:
             await link.pump()
             self._wake_drained()
-            self._events.next_turn()
+            self._handle_more()
             await self._finish_events()
             if link.failure is not None:
                 if isinstance(link.failure, RemoteProtocolError):
@@ -141,7 +141,7 @@ class QuicConnection(Connection):
                     raise ConnectionClosedError(f"the peer has moved: {error}") from None
 
     def _on_events(self, events: list[Event]) -> None:
-        self._events.add(events)
+        self._handle(events)
         if self.session.messages:
             self._arrival.wake()
 

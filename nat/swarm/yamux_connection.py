@@ -257,9 +257,9 @@ class YamuxConnection(Connection):
             place = session.place(size)
             if place is not None:
                 reader.open_into(each, place)
-                self._events.add(session.placed(size))
+                self._handle(session.placed(size))
             elif plain := reader.open(each):
-                self._events.add(session.receive(plain))
+                self._handle(session.receive(plain))
                 if session.unfinished:
                     return reader.open_all(sealed[index + 1 :])
         return []
@@ -274,7 +274,7 @@ class YamuxConnection(Connection):
         session = self.session
         await self._finish_turns()
         for message in messages:
-            self._events.add(session.receive(message))
+            self._handle(session.receive(message))
             await self._finish_turns()
         if session.wants_write:
             self._write_wake.wake()
@@ -287,14 +287,14 @@ class YamuxConnection(Connection):
                 self._write_wake.wake()
             await self._turnstile.wait(session.source.network)
             if self._events:
-                self._events.next_turn()
+                self._handle_more()
             else:
                 await self._begin_turn()
-                self._events.add(session.go_on())
+                self._handle(session.go_on())
 
     async def _begin_turn(self) -> None:
         self.session.turn = SLOW_TURN if await self._rest() else TURN
-        self._events.next_turn()
+        self._handle_more()
 
     async def _write_loop(self, scope: trio.CancelScope) -> None:
         try:

@@ -57,12 +57,12 @@ def test_what_lets_nobody_go_on_is_not_counted_and_the_order_stays():
         done.append(event.value)
         return event.value % 2 == 1
 
-    line = EventLine(act)
-    line.add(Event(EventKind.READABLE, value=n) for n in range(100))
+    line = EventLine()
+    line.add((Event(EventKind.READABLE, value=n) for n in range(100)), act)
     assert done == list(range(64))
-    line.add([Event(EventKind.READABLE, value=100)])
+    line.add([Event(EventKind.READABLE, value=100)], act)
     while line:
-        line.next_turn()
+        line.next_turn(act)
     assert done == list(range(101))
 
 
