@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from lattica.dht.pb import pubsub_pb2 as pb
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.protobuf import decode_text, parse_message
-from lattica.nat.base.wire import encode_uvarint
+from lattica.nat.base.wire import NeedMoreData, decode_uvarint, encode_uvarint
 
 GOSSIPSUB_12 = "/meshsub/1.2.0"
 GOSSIPSUB_11 = "/meshsub/1.1.0"
@@ -179,6 +179,15 @@ def check_topic(topic: object) -> bytes:
 
 
 # --- from bytes ---
+
+
+def is_lone_message(rpc: bytes) -> bool:
+    """Whether an RPC is one message, which costs little to read however long it is."""
+    try:
+        size, start = decode_uvarint(rpc, len(_PUBLISH))
+    except (NeedMoreData, RemoteProtocolError):
+        return False
+    return rpc.startswith(_PUBLISH) and start + size == len(rpc)
 
 
 def decode_rpc(data: bytes) -> Rpc:

@@ -29,6 +29,7 @@ from lattica.dht.topics.messages import (
     MAX_RPC,
     PROTOCOLS,
     encode_subscriptions,
+    is_lone_message,
 )
 from lattica.dht.topics.service.judges import Judges
 from lattica.dht.topics.service.link import Link
@@ -70,6 +71,8 @@ _CONNECTING = 8
 _CONNECT_TIMEOUT = 30.0
 _CHARGED = 64.0
 """Cost of what a peer says, in frames that carry nothing, from which on it is counted."""
+_LONG = 4096
+"""Bytes of an RPC that is not read before others have had their turn, unless it is one message."""
 _SEEK_FIRST, _SEEK_LIMIT = 2.0, 300.0
 """Seconds between two looks for peers of a topic that has too few."""
 _SEEK_TIMEOUT = 60.0
@@ -524,6 +527,9 @@ class Topics:
         try:
             while data := await stream.receive_view():
                 for rpc in decoder.feed(data):
+                    if len(rpc) > _LONG and not is_lone_message(rpc):
+                        # It may list thousands of things, and so may those on other streams.
+                        await stream.connection.charge("topics", 0)
                     self._do(self._router.receive(stream.peer_id, rpc, trio.current_time()))
                     await self._charge(stream)
                 if self._subscribers.hold_up:

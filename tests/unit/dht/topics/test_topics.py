@@ -10,17 +10,26 @@ import pytest
 import trio
 
 from lattica.dht.topics.config import TopicsConfig
-from lattica.dht.topics.core.actions import Connect, Subscribed, Unsubscribed
+from lattica.dht.topics.core.actions import Action, Connect, Subscribed, Unsubscribed
 from lattica.dht.topics.core.router import Verdict
-from lattica.dht.topics.messages import GOSSIPSUB_11, GOSSIPSUB_12
+from lattica.dht.topics.messages import (
+    GOSSIPSUB_11,
+    GOSSIPSUB_12,
+    encode_publish,
+    encode_subscriptions,
+    is_lone_message,
+)
 from lattica.dht.topics.service.records import PeerRecords
 from lattica.dht.topics.service.topics import Topics
 from lattica.errors import LocalProtocolError, RemoteProtocolError, StreamResetError
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.keys.peer_record import seal_record
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.wire import encode_length_prefixed
 from lattica.nat.swarm.events import PathChanged
+from tests.support.clock import Passes
 from tests.support.doubles.memory_host import MemoryHost, MemoryNet, memory_net
+from tests.support.pairs.connected import quiet
 
 TOPIC = "news"
 
@@ -339,6 +348,39 @@ async def test_a_peer_has_no_more_than_two_streams_read(autojump_clock):
         await trio.sleep(1)
         assert len(two.topics._links[one.host.peer_id].inbound) == 2
         assert streams[0].is_gone
+
+
+async def test_of_long_lists_one_is_read_in_a_pass(autojump_clock, monkeypatch):
+    """Streams that had just been opened had theirs read at once, as each waited only after that."""
+    passes = Passes()
+    lists = encode_subscriptions([(TOPIC, number % 2 == 0) for number in range(1000)])
+    async with peers(1) as (net, [one]):
+        enemy = net.host()
+        net.link(enemy, one.host)
+        receive = one.topics._router.receive
+
+        def counted(peer_id: PeerId, rpc: bytes, now: float) -> list[Action]:
+            passes.total += len(rpc) == len(lists)
+            return receive(peer_id, rpc, now)
+
+        monkeypatch.setattr(one.topics._router, "receive", counted)
+        streams = [await enemy.open_stream(one.host.peer_id, GOSSIPSUB_12) for _ in range(2)]
+        await quiet()
+        trio.lowlevel.add_instrument(passes)
+        for stream in streams:
+            stream.send_nowait(encode_length_prefixed(lists) * 3)
+        await quiet()
+        trio.lowlevel.remove_instrument(passes)
+    assert (passes.total, passes.most) == (6, 1)
+
+
+def test_a_lone_message_is_told_from_lists():
+    message = encode_publish(bytes(5000))
+    lists = encode_subscriptions([(TOPIC, True)])
+    assert is_lone_message(message)
+    assert is_lone_message(encode_publish(b""))
+    for other in (b"", message[:1], message[:-1], message + message, message + lists, lists):
+        assert not is_lone_message(other)
 
 
 async def test_a_stream_that_breaks_is_opened_again_and_nothing_is_lost(autojump_clock):
