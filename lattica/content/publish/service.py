@@ -74,6 +74,8 @@ _UNASKED = 2.0
 """Seconds without a request after which those who fetch the same are not waited for."""
 _NEWS_PAUSE = 0.05
 """Seconds in which what is new is gathered before a watcher is told."""
+_COUNTED = 64
+"""Content ids whose bytes sent are counted in any case, served or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,10 @@ class ContentService:
         self._starting = 0
         """Publishers that are about to serve the first thing."""
         self.bytes_sent: Counter[Cid] = Counter()
-        """Bytes of chunks that were sent since it began, by content id."""
+        """Bytes of chunks that were sent since it began, by content id; what is served no more is
+        forgotten in time."""
+        self._look_at = _COUNTED
+        """Content ids of :attr:`bytes_sent` at which it is looked which of them are served."""
         self._limited_by: Shelf | None = None
         self._paces: dict[Cid, Pace] = {}
         """Of what has a limit of its own."""
@@ -357,8 +362,16 @@ class ContentService:
             message = f"the file cannot be read ({error.strerror})"
             return (encode_refusal(Refusal.UNREADABLE, message),)
         rest = memoryview(body)[request.offset :]
-        self.bytes_sent[request.cid] += len(rest)
+        self._count(request.cid, len(rest))
         return encode_body_header(len(rest)), rest
+
+    def _count(self, cid: Cid, size: int) -> None:
+        if cid not in self.bytes_sent and len(self.bytes_sent) >= self._look_at:
+            gone = [each for each in self.bytes_sent if self.find(each) is None]
+            for each in gone:
+                del self.bytes_sent[each]
+            self._look_at = max(_COUNTED, 2 * len(self.bytes_sent))
+        self.bytes_sent[cid] += size
 
     def _log_failure(self, peer: PeerId, served: Served, error: Exception) -> None:
         name = served.name

@@ -25,6 +25,7 @@ from lattica.content.protocol import (
     encode_body_header,
 )
 from lattica.content.publish.catalog import Publication, make_publication
+from lattica.content.publish.service import service_of
 from lattica.errors import (
     ConnectionClosedError,
     ContentError,
@@ -103,6 +104,23 @@ async def test_a_fetch_that_has_ended_is_freed_at_once(tmp_path):
             with freed_at_once(Obtaining):
                 for name, progress in (("plain", None), ("lost", lose)):
                     await fetch(client, ticket, tmp_path / name, progress=progress, options=QUICK)
+
+
+async def test_what_is_published_no_more_is_counted_no_more(tmp_path, monkeypatch):
+    """A trainer publishes for years."""
+    monkeypatch.setattr("lattica.content.publish.service._COUNTED", 3)
+    async with memory_node() as node, Publisher(node) as publisher:
+        kept = await publisher.publish(make_tree(tmp_path / "kept", 1))
+        for number in range(10):
+            file = tmp_path / f"{number}"
+            file.write_bytes(os.urandom(1000))
+            ticket = await publisher.publish(file)
+            await fetch(node, kept, tmp_path / f"kept-{number}")
+            await fetch(node, ticket, tmp_path / f"out-{number}")
+            publisher.unpublish(ticket)
+        sent = service_of(node).bytes_sent
+        assert len(sent) <= 3
+        assert sent[kept.cid] == 10 * (MIB + 22)
 
 
 async def test_fetch_over_real_streams_and_lost_connections(tmp_path):
