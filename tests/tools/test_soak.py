@@ -8,6 +8,7 @@ import random
 import pytest
 
 from tools.netlab.spec.fault import Kill, lasts
+from tools.soak.in_use import in_use
 from tools.soak.scenario import members, scenario, watched
 from tools.soak.trend import Bound, floor_of, trend
 from tools.soak.watch import WORK, Watcher
@@ -86,6 +87,25 @@ def test_the_watcher_tells_what_grew_and_what_was_not_done():
         "anchor: did not fetch once",
     ]
     assert len(watcher.undone(["home-1"])) == len(WORK)  # it has said nothing
+
+
+def test_a_leak_is_told_from_holes_in_the_heap():
+    """Resident memory that grows to where it holds what comes, and what of it is in use."""
+    holes, leak = Watcher(("anchor",)), Watcher(("anchor",))
+    for watcher, per_minute in ((holes, 0.0), (leak, 0.5)):
+        for t in MINUTES_30:
+            said = {"heap": 28.0 + per_minute * t / 60, "objects": 380.0}
+            watcher.hear("anchor", {"event": "sample", "t": t, "tasks": 100, **said})
+            watcher.samples["anchor", "MiB"].append((float(t), 98.0 + 7 * min(1, t / 1200)))
+    assert not holes.grown()
+    assert [text.split(" grew")[0] for text in leak.grown()] == ["anchor: heap"]
+
+
+def test_what_a_process_has_in_use():
+    before, kept = in_use(), [bytes(100) for _ in range(100_000)]
+    after = in_use()
+    assert after["objects"] - before["objects"] > 90
+    assert len(kept) == 100_000
 
 
 def test_a_short_run_is_not_asked_to_be_flat():

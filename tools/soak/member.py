@@ -34,6 +34,7 @@ from lattica.nat.config import SwarmConfig
 from lattica.nat.traversal.config import TraversalConfig
 from lattica.nat.traversal.relay.client.config import RelayClientConfig
 from lattica.node import Node
+from tools.soak.in_use import in_use
 
 LISTEN = ("/ip4/0.0.0.0/tcp/4001", "/ip4/0.0.0.0/udp/4001/quic-v1/noise")
 TOPIC, DOCUMENT = "soak", "soak"
@@ -168,6 +169,7 @@ class Member:
                 peers=len(self._node.peers()),
                 done=dict(self.done),
                 failed=dict(self.failed),
+                **in_use(),
             )
             await trio.sleep(SAY_EVERY)
 

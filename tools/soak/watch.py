@@ -24,15 +24,22 @@ BOUNDS = {
     "files": Bound(6.0, 0.1),
     "threads": Bound(4.0, 0.1),
     "tasks": Bound(16.0, 0.1),
+    "objects": Bound(30.0, 0.1),
+    "heap": Bound(4.0, 0.15),
 }
-"""How much more there may be at the end of the time that is judged."""
+"""How much more there may be at the end of the time that is judged. In MiB are resident memory and
+the heap that is in use, in thousands the objects (:mod:`tools.soak.in_use`)."""
 EARLY = {
     "MiB": Bound(64.0, 0.6),
     "files": Bound(64.0, 0.6),
     "threads": Bound(16.0, 0.6),
     "tasks": Bound(200.0, 0.6),
+    "objects": Bound(100.0, 0.6),
+    "heap": Bound(32.0, 0.6),
 }
 """In a short run: connections are made, pools and caches fill."""
+SAID = ("tasks", "objects", "heap")
+"""Figures that members tell themselves."""
 WORK = ("call", "fetch", "publish", "speak", "hear", "write", "provide")
 """What every member must have done."""
 FAILED_SHARE = 0.5
@@ -61,7 +68,9 @@ class Watcher:
     def hear(self, program: str, event: Event) -> None:
         """An event of a program's."""
         if event.get("event") == "sample" and program in self.names:
-            self.samples[program, "tasks"].append((float(event["t"]), float(event["tasks"])))
+            for figure in SAID:
+                if figure in event:
+                    self.samples[program, figure].append((float(event["t"]), float(event[figure])))
             self.last[program] = event
 
     async def look(self, run: Run) -> None:
