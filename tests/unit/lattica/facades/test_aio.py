@@ -370,8 +370,10 @@ def test_a_handler_whose_loop_is_gone(node: FakeNode) -> None:
 def test_handlers_are_cancelled_and_waited_for_at_the_end(node: FakeNode) -> None:
     async def main() -> None:
         ends: list[str] = []
+        begun = asyncio.Event()
 
         async def handler(stream: AsyncStream) -> None:
+            begun.set()
             try:
                 await asyncio.sleep(1000)
             finally:
@@ -390,6 +392,7 @@ def test_handlers_are_cancelled_and_waited_for_at_the_end(node: FakeNode) -> Non
             await lattica.handle("/stubborn", stubborn)
             await lattica.open_stream(SELF, "/wait")
             await lattica.open_stream(SELF, "/stubborn")
+            await begun.wait()
             await until(lambda: len(lattica._handlers._tasks) == 2 and lattica._bridge._live)
         assert sorted(ends) == ["end", "woken"]
 
@@ -578,7 +581,7 @@ def test_a_loop_that_is_closed_under_a_call(node: FakeNode) -> None:
         loop.run_until_complete(lattica.handle("/echo", echo))
         late: Peer = "late"
         task = loop.create_task(lattica.open_stream(late, "/echo"))
-        loop.run_until_complete(asyncio.sleep(0.01))
+        loop.run_until_complete(until(lambda: node.release.statistics().tasks_waiting))
         task._log_destroy_pending = False  # type: ignore[attr-defined]
         loop.close()
         task.get_coro().close()

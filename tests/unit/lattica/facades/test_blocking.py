@@ -700,8 +700,8 @@ def test_before_start_and_after_close(node: FakeNode) -> None:
 
 def test_close_while_calls_are_blocked(node: FakeNode) -> None:
     peer: Peer = "self"
-    lattica = Lattica().start()
-    lattica.handle("/sink", lambda stream: time.sleep(0.1))
+    lattica, may_return = Lattica().start(), threading.Event()
+    lattica.handle("/sink", lambda stream: may_return.wait(PATIENCE))
     stream = lattica.open_stream(peer, "/sink")
     blocked = [in_thread(lattica.connect, "hang") for _ in range(10)]
     blocked.append(in_thread(stream.receive_some))
@@ -711,6 +711,7 @@ def test_close_while_calls_are_blocked(node: FakeNode) -> None:
     for call in blocked:
         with pytest.raises(LocalProtocolError, match="is closed"):
             call.result(PATIENCE)
+    may_return.set()
     for closer in closers:
         closer.result(PATIENCE)
 

@@ -18,7 +18,7 @@ from lattica.rpc import (
 )
 from lattica.rpc.protocol.frames import CONTROL, MAX_FRAME, encode_hello
 from tests.support.doubles.memory_host import memory_net
-from tests.support.rpc.pair import rpc_pair
+from tests.support.rpc.pair import Pair, rpc_pair
 from tests.support.rpc.services import Workshop
 
 
@@ -184,14 +184,22 @@ async def test_a_large_result_is_fetched_over_the_next_connection() -> None:
         assert lost == 1
 
 
+def active(pair: Pair, method: str) -> int:
+    """How many calls of a method the server has."""
+    return sum(each.active for each in pair.server.statistics().methods if each.method == method)
+
+
 async def test_nothing_is_left_behind() -> None:
     async with rpc_pair() as pair:
         for _ in range(5):
             await pair.stub.shout("a")
             async for _number in pair.stub.numbers(3):
                 pass
-            with trio.move_on_after(0.01):
-                await pair.stub.wait(50.0)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(pair.stub.wait, 50.0)
+                while not active(pair, "Workshop.wait"):
+                    await trio.sleep(0.001)
+                nursery.cancel_scope.cancel()
             with trio.move_on_after(0.01):
                 async for _number in pair.stub.numbers(1_000_000):
                     pass
