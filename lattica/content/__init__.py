@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lattica.content.download.fetcher import fetch, fetch_manifest
+    from lattica.content.download.fetcher import fetch
+    from lattica.content.download.finding import fetch_manifest
     from lattica.content.download.options import FetchOptions, FetchResult, FetchSource
     from lattica.content.download.ranges import ByteRange
     from lattica.content.events import (
@@ -63,7 +64,7 @@ _HOME = {
     "WeightSubscriber": "weights.subscriber",
     "WeightVersion": "weights.options",
     "fetch": "download.fetcher",
-    "fetch_manifest": "download.fetcher",
+    "fetch_manifest": "download.finding",
     "load_state_dict": "tensors.state_dict",
     "publish_state_dict": "tensors.state_dict",
     "stream_tensors": "tensors.streaming",

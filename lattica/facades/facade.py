@@ -46,6 +46,7 @@ DOCUMENTS = (*TOPICS, "lattica.crdt.store.store")
 """What the parts of a node import when they are first asked for; for :func:`import_here`."""
 _CONTENT = (
     "lattica.content.download.fetcher",
+    "lattica.content.download.finding",
     "lattica.content.names.following",
     "lattica.content.names.record",
     "lattica.content.names.service",
@@ -243,7 +244,7 @@ class Content:
         if self._publisher is None:
             raise ContentNotFoundError("nothing is published here")
         self._publisher.unpublish(publication)
-        from lattica.content.download.fetcher import named_by
+        from lattica.content.download.finding import named_by
 
         cid, _ = named_by(publication)
         if self._names is not None:

@@ -48,7 +48,7 @@ def diff_command(
 
 
 def _parsed(text: str) -> Ticket | Cid | Path:
-    from lattica.content.download.fetcher import parse_ref
+    from lattica.content.download.finding import parse_ref
     from lattica.content.errors import TicketError
 
     path = Path(text)
@@ -86,7 +86,7 @@ async def _diff(config: NodeConfig, refs: list[Ticket | Cid | Path]) -> Differen
 
 
 async def _manifest(node: Node | None, ref: Ticket | Cid | Path) -> Manifest:
-    from lattica.content.download.fetcher import fetch_manifest
+    from lattica.content.download.finding import fetch_manifest
     from lattica.content.publish.catalog import make_publication
 
     if isinstance(ref, Path) or node is None:

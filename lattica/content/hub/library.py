@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from lattica.content.download.fetcher import FoundManifest, find_manifest
+from lattica.content.download.finding import FoundManifest, find_manifest
 from lattica.content.download.local.files import LocalChunk
 from lattica.content.download.mirror import Mirror
 from lattica.content.download.options import FetchOptions

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from lattica.content.download.fetcher import fetch, fetch_manifest, named_by, parse_ref
+from lattica.content.download.fetcher import fetch
+from lattica.content.download.finding import fetch_manifest, named_by, parse_ref
 from lattica.content.download.local.former import is_directory
 from lattica.content.download.options import FetchOptions, FetchResult
 from lattica.content.download.plan import Plan

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from lattica.content.download.fetcher import named_by, parse_ref
+from lattica.content.download.finding import named_by, parse_ref
 from lattica.content.errors import NameNotFoundError, TicketError
 from lattica.content.manifest.cid import Cid
 from lattica.content.ticket import Ticket

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Seque
 
 import trio
 
-from lattica.content.download.fetcher import FoundManifest
+from lattica.content.download.finding import FoundManifest
 from lattica.content.download.obtaining import Changes, Obtaining, Surroundings
 from lattica.content.download.options import FetchOptions
 from lattica.content.download.plan import Plan, Span

@@ -8,12 +8,7 @@ from dataclasses import dataclass
 
 import trio
 
-from lattica.content.download.fetcher import (
-    FoundManifest,
-    find_manifest,
-    find_others,
-    named_by,
-)
+from lattica.content.download.finding import FoundManifest, find_manifest, find_others, named_by
 from lattica.content.download.options import FetchOptions
 from lattica.content.download.plan import Plan
 from lattica.content.download.providers.contact import Contact

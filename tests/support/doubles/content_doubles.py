@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import trio
 
-from lattica.content.download import fetcher
+from lattica.content.download import finding
 from lattica.content.swarm.messages import HOLDINGS
 from lattica.errors import (
     ConnectionClosedError,
@@ -181,7 +181,7 @@ class MemoryNode:
 @asynccontextmanager
 async def memory_node(limit: int = 256 * 1024):
     # As a client it does not know what it serves: that comes over its streams.
-    with patch.object(fetcher, "served_here", lambda node, cid: None):
+    with patch.object(finding, "served_here", lambda node, cid: None):
         async with trio.open_nursery() as nursery:
             yield MemoryNode(nursery, limit)
             nursery.cancel_scope.cancel()

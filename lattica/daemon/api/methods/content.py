@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from lattica.content.download.fetcher import parse_ref
+from lattica.content.download.finding import parse_ref
 from lattica.content.download.options import FetchOptions, FetchResult
 from lattica.content.download.ranges import ByteRange
 from lattica.content.events import (

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from lattica.content import FetchOptions, Publisher
-from lattica.content.download.fetcher import find_manifest
+from lattica.content.download.finding import find_manifest
 from lattica.content.download.local.files import LocalChunk
 from lattica.content.download.mirror import Mirror
 from lattica.content.download.providers.contact import Contact

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from lattica.content.download.fetcher import FoundManifest
+from lattica.content.download.finding import FoundManifest
 from lattica.content.download.options import FetchOptions
 from lattica.content.download.providers.contact import Contact
 from lattica.content.download.providers.link import Kept, Link, StalledError
