@@ -8,6 +8,7 @@ SQLite with a write-ahead log: what was committed survives a process that is kil
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,8 @@ from pathlib import Path
 from lattica.nat.base.errors import LatticaError
 
 _VERSION = 1
+_ROOM = 64 * 1024
+"""Bytes that SQLite needs at least for what it keeps beside the file."""
 _BUSY_TIMEOUT = 5.0
 """Seconds that another process may hold the file."""
 MAX_ACCOUNTS = 100_000
@@ -88,6 +91,13 @@ class AccountRow:
     bytes_received: int = 0
 
 
+def _is_full(path: Path) -> bool:
+    try:
+        return shutil.disk_usage(path).free < _ROOM
+    except OSError:
+        return False
+
+
 class Database:
     """The file at `path`, made (for this user alone) where there is none.
 
@@ -128,8 +138,20 @@ class Database:
             with self._lock:
                 yield
         except (OSError, sqlite3.Error) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
+            reason = error.strerror if isinstance(error, OSError) else f"{error}{self._hint(error)}"
             raise DatabaseError(f"the relay's file {self.path}: {reason}") from None
+
+    def _hint(self, error: sqlite3.Error) -> str:
+        """What to do, where SQLite's words do not say it."""
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the details
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return (
+                ": it is damaged; restore it from a backup, or move it away and begin without "
+                "its tokens, bans and accounts"
+            )
+        if code == sqlite3.SQLITE_IOERR and _is_full(self.path):
+            return ": the disk is full; make room there"
+        return ""
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:

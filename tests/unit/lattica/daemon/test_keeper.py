@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import stat
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -69,10 +71,25 @@ def test_the_file_is_for_nobody_else(tmp_path):
 def test_a_file_that_is_none_is_said_so(tmp_path):
     path = tmp_path / "relay.sqlite"
     path.write_bytes(b"not a database" * 100)
-    with pytest.raises(DatabaseError, match=str(path)):
+    with pytest.raises(DatabaseError, match=f"{path}.* it is damaged; restore it from a backup"):
         Database(path)
     with pytest.raises(DatabaseError, match="directory"):
         Database(tmp_path)
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    """SQLite says "disk I/O error", when it has no room for what it keeps beside the file."""
+    database = Database(tmp_path / "relay.sqlite")
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+    for free, words in ((0, "the disk is full"), (1 << 30, "disk I/O error$")):
+        usage = SimpleNamespace(free=free)
+        monkeypatch.setattr(
+            "lattica.daemon.access.database.shutil.disk_usage", lambda _, u=usage: u
+        )
+        with pytest.raises(DatabaseError, match=words), database._errors():
+            raise error
+    database.close()
 
 
 async def test_what_others_write_is_followed(tmp_path):
