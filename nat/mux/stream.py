@@ -386,7 +386,7 @@ class Stream(InProcess):
                 if self._turn <= 0:
                     self._turn = _TURN
                     await trio.lowlevel.cancel_shielded_checkpoint()
-                if core.receive_queue and self._is_readable:
+                if self._is_readable and core.receive_queue:
                     self._give()
                     continue
                 self._raise_if_unreadable()
@@ -526,7 +526,7 @@ class Stream(InProcess):
         core = self._core
         while True:
             # What came before the connection was lost comes before the news of it.
-            if core.receive_queue and self._is_readable:
+            if self._is_readable and core.receive_queue:
                 return True
             self._raise_if_unreadable()
             if core.received_fin:
@@ -563,7 +563,7 @@ class Stream(InProcess):
 
     @property
     def _is_readable(self) -> bool:
-        return self._negotiation is None and not self._core.receive_discarded
+        return self._is_negotiated() and not self._core.receive_discarded
 
     def _raise_if_unreadable(self) -> None:
         self._raise_if_dead()
@@ -594,9 +594,15 @@ class Stream(InProcess):
     async def finish_negotiation(self) -> None:
         """Wait for the answer to what was proposed."""
         await trio.lowlevel.checkpoint()
-        while self._negotiation is not None:
+        while not self._is_negotiated():
             self._raise_if_unreadable()
             await self._readable.wait()
+
+    def _is_negotiated(self) -> bool:
+        """Whether the protocol is agreed on, by what has arrived: the news of that may be late."""
+        while self._negotiation is not None and self._core.receive_queue:
+            self._continue_negotiation(self._negotiation)
+        return self._negotiation is None
 
     def _continue_negotiation(self, negotiation: Initiator) -> None:
         try:
@@ -705,8 +711,7 @@ class Stream(InProcess):
 
         Returns whether a task goes on for that.
         """
-        while self._negotiation is not None and self._core.receive_queue:
-            self._continue_negotiation(self._negotiation)
+        self._is_negotiated()
         is_given = self._taker is not None and self._readable.occupied and self._give_at_once()
         is_read = not is_given and self._readable.wake()
         is_written = self._writable.wake()

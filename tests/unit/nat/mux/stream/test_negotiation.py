@@ -18,6 +18,7 @@ from lattica.errors import (
     UnsupportedProtocolError,
 )
 from lattica.nat.mux.stream import Stream
+from lattica.nat.mux.yamux.session import Session
 from lattica.nat.secure.multistream import PROTOCOL_ID, Initiator, encode_message
 from lattica.nat.swarm.serving.protocols import ProtocolTable
 from tests.support.pairs.connected import (
@@ -204,6 +205,22 @@ async def test_answer_byte_by_byte(autojump_clock) -> None:
         await peer.say(*(data_frame(2, bytes([byte])) for byte in answer))
         await peer.say(data_frame(2, b"", FIN))
         assert await read_all(stream) == b"and data"
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("rest", [b"", b"and data"])
+async def test_answer_whose_news_comes_late(lazy: bool, rest: bytes, autojump_clock) -> None:
+    """A connection tells some of its streams in a turn, and others look by themselves before."""
+    async with against_manual_peer() as (end, _):
+        stream = propose(end, "/echo", lazy=lazy)
+        session = end.connection.session
+        assert isinstance(session, Session)
+        session.receive(data_frame(stream.id, HEADER + ECHO + rest, ACK | FIN))
+        if not lazy:
+            await stream.finish_negotiation()
+        assert await read_all(stream) == rest
+        assert stream.protocol == "/echo"
+        await stream.aclose()
 
 
 async def test_request_does_not_wait_when_lazy(autojump_clock) -> None:
