@@ -136,7 +136,7 @@ async def test_ipv6():
 
 async def test_quic_and_tcp_are_raced():
     both = ("/ip4/127.0.0.1/tcp/0", *QUIC)
-    async with running(listen=both) as server, running() as client:
+    async with running(listen=both) as server, running(dial_stagger=60) as client:
         # On loopback TCP comes first; a peer that it does not reach is reached by QUIC.
         connection = await client.dial(server.identity.peer_id, server.addrs)
         assert not isinstance(connection, QuicConnection)
