@@ -296,6 +296,7 @@ class ControlLink:
         """Take what the server has sent; whether more of it is to be read."""
         if self._stream is not stream:
             return False
+        was_greeted = self._core.is_greeted
         outcomes, frames = self._core.receive(data)
         if outcomes:
             self._tell(outcomes)
@@ -306,7 +307,9 @@ class ControlLink:
             self._core.renew(os.urandom(SESSION_BYTES))
             return False
         self._write(frames)
-        return True
+        if not was_greeted:
+            self.path_changed()  # it may have, before
+        return self._stream is stream
 
     def _give_up(self, stream: Stream, violation: RemoteProtocolError) -> None:
         """The server has broken the protocol: its calls have failed, and others may be made
@@ -337,9 +340,11 @@ class ControlLink:
         self._core = ClientCore(os.urandom(SESSION_BYTES), self._client.decoder, trio.current_time)
 
     def path_changed(self) -> None:
-        """There may be a better path: go over to it, if there is."""
+        """There may be a better path: go over to it, if there is, and the server knows the session:
+        one that it has not heard of yet would be lost, and its calls might have run.
+        """
         stream = self._stream
-        if stream is not None and stream.is_superseded:
+        if stream is not None and stream.is_superseded and self._core.is_greeted:
             # What is under way is resumed there: nothing is lost, and nothing runs twice.
             self._stream = None
             self._core.lose()
