@@ -549,5 +549,5 @@ def test_the_wrong_kind_of_with_names_the_right_one() -> None:
         async with Lattica(hushed()):
             pass
 
-    with pytest.raises(TypeError, match="used with `with`"):
+    with pytest.raises(TypeError, match="use `with` for Lattica"):
         asyncio.run(main())
