@@ -168,6 +168,8 @@ class SyncSession:
         """By author, what the other side has that was asked for here."""
         self.needs_snapshot = False
         """Whether the other side has something that is to be had as a snapshot alone."""
+        self.has_heard = False
+        """Whether the other side has said that it has anything: who only listens does not."""
         self._is_gap_told = False
 
     def turn(self) -> Iterator[bytes]:
@@ -208,6 +210,7 @@ class SyncSession:
                 if last is not None and (last.high is None or last.high > ranges[0].low):
                     raise RemoteProtocolError("ranges that overlap those of another message")
                 self._ranges += ranges
+                self.has_heard |= any(each.content for each in ranges)
                 if len(self._ranges) > MAX_RANGES_A_TURN:
                     raise RemoteProtocolError("more ranges in one turn than any replica needs")
             case Wants(wants):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import trio
@@ -51,6 +52,16 @@ class ReplicatedSource(SyncSource, SnapshotSource, Protocol):
     def may_come_to_read(self, peer: PeerId) -> bool:
         """Whether nothing is known here of any right of a peer."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What has come of an exchange."""
+
+    needs_snapshot: bool
+    """Whether the peer has something that is to be had as a snapshot alone."""
+    has_heard: bool
+    """Whether the peer has told of anything: who only listens does not."""
 
 
 class Exchanges:
@@ -110,12 +121,12 @@ class Exchanges:
                 return self._source.may_pull(peer, hello.capability) or None
             if not may_go_on(stream.source):
                 return None
-            needs_snapshot = await self.converse(stream, nonce, is_opener=True)
-        if needs_snapshot:
+            ended = await self.converse(stream, nonce, is_opener=True)
+        if ended.needs_snapshot:
             await self._ask_for_state(peer, self._joining.take)
         elif self._joining.is_to_be_asked(peer):
             await self._ask_for_state(peer, self._joining.confirm)
-        return needs_snapshot
+        return ended.needs_snapshot
 
     async def _ask_for_state(self, peer: PeerId, ask: Callable[[Stream], Awaitable[None]]) -> None:
         opened = await self.open(peer, Purpose.SNAPSHOT)
@@ -161,10 +172,8 @@ class Exchanges:
 
     async def converse(
         self, stream: Stream, nonce: bytes, *, is_opener: bool, tells: bool = True
-    ) -> bool:
-        """An exchange, as :class:`SyncSession` has it; whether the peer has something that is to be
-        had as a snapshot alone.
-        """
+    ) -> Ended:
+        """An exchange, as :class:`SyncSession` has it."""
         peer = stream.peer_id
         session = SyncSession(
             self._source,
@@ -190,7 +199,7 @@ class Exchanges:
             if not needs_snapshot:
                 self._patience.asked(session.asked, self._source.head_index, trio.current_time())
             self._sum(session.counts)
-        return needs_snapshot
+        return Ended(needs_snapshot, session.has_heard)
 
     async def give_snapshot(self, stream: Stream) -> None:
         """Give a peer that has asked for it a snapshot, or confirm one."""

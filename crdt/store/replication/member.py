@@ -25,6 +25,8 @@ class Member:
     """Set when an exchange is due."""
     news: trio.Event = field(default_factory=trio.Event)
     """Set when the outbox has something."""
+    was_asked: bool = False
+    """Whether an exchange that was opened here came to its end."""
     synced_at: int = -1
     """The number that the last exchange had which came to its end."""
     moved_at: float = -math.inf

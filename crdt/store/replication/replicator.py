@@ -296,6 +296,7 @@ class Replicator:
             logger.debug("no exchange peer=%s reason=%r", member.peer, error)
         else:
             member.backoff.again(trio.current_time())
+            member.was_asked = True
             if is_due_again:
                 member.wanted.set()  # the peer may lack something, too
                 return True
@@ -490,12 +491,14 @@ class Replicator:
             if purpose is Purpose.SNAPSHOT:
                 await self.exchanges.give_snapshot(stream)
                 return
-            needs_snapshot = await self.exchanges.converse(stream, nonce, is_opener=False)
-        if member is not None and needs_snapshot:
-            member.wanted.set()
-        elif member is not None:
+            ended = await self.exchanges.converse(stream, nonce, is_opener=False)
+        if member is None:
+            return
+        if ended.has_heard and not ended.needs_snapshot:
             member.synced_at = began
             self._note_change()
+        elif ended.needs_snapshot or not member.was_asked:
+            member.wanted.set()  # what it has is not here, or it has only listened
 
     @staticmethod
     def _not_kept(peer: PeerId, error: StoreError) -> None:

@@ -30,6 +30,7 @@ from lattica.crdt.store.changes import (
 )
 from lattica.crdt.store.shared_document import SharedDocument
 from lattica.crdt.store.store import Store
+from lattica.crdt.sync.messages import Purpose
 from lattica.crdt.sync.presence import PresenceTable, sign_presence
 from lattica.crdt.types.payloads import RegisterWrite
 from lattica.crdt.types.state import Change, State
@@ -607,6 +608,41 @@ async def test_who_begins_with_a_document_hears_it_of_a_peer_whose_right_is_in_w
         await third.synced(timeout=600)
         assert third.root == second.root
         assert third.registers["a"] == 1
+
+
+async def test_who_has_only_listened_is_not_one_with_whom_a_document_is_in_step(
+    tmp_path, autojump_clock, monkeypatch
+):
+    # It has told nothing of what it has: `synced` waits for the exchange that is opened here.
+    async with stores(tmp_path) as net:
+        one, two = net.store(), net.store()
+        first, second = await one.open("cluster"), await two.open("cluster")
+        first.registers["a"] = 1
+        begin, may_begin = second._replicator.exchanges.begin, trio.Event()
+
+        async def late(*arguments):
+            await may_begin.wait()
+            return await begin(*arguments)
+
+        async def listen_only(peer, _):
+            opened = await listening._ask(peer, Purpose.SYNC)
+            assert opened is not None
+            async with opened[0] as stream:
+                await listening.converse(stream, opened[1].nonce, is_opener=True, tells=False)
+            has_listened.set()
+
+        listening, has_listened = first._replicator.exchanges, trio.Event()
+        monkeypatch.setattr(second._replicator.exchanges, "begin", late)
+        monkeypatch.setattr(listening, "begin", listen_only)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(second.synced)
+            await wait_all_tasks_blocked()
+            await host_of(one).connect(host_of(two).peer_id)
+            await has_listened.wait()
+            await trio.sleep(5)
+            assert nursery.child_tasks
+            may_begin.set()
+        assert second.registers["a"] == 1
 
 
 async def test_who_is_appointed_and_has_nothing_of_the_document_hears_it_of_readers(
