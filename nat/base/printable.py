@@ -42,9 +42,11 @@ def json_text(value: object, *, indent: int | None = None) -> str:
     return json.dumps(value, indent=indent, default=str).replace("\x7f", "\\u007f")
 
 
-def utc_text(unix_time: float) -> str:
-    """A time of somebody's clock, in UTC to the second; as a number where there is no such date."""
+def utc_text(unix_time: float, otherwise: str | None = None) -> str:
+    """A time of somebody's clock, in UTC to the second; `otherwise`, or as a number, where there is
+    no such date: whoever tells it says what he likes.
+    """
     try:
         return f"{datetime.fromtimestamp(unix_time, UTC):%Y-%m-%d %H:%M:%S} UTC"
     except (ValueError, OverflowError, OSError):
-        return f"{round(unix_time)} s after 1970"
+        return f"{round(unix_time)} s after 1970" if otherwise is None else otherwise

@@ -10,9 +10,7 @@ import hashlib
 import json
 import os
 import random
-import secrets
 import signal
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -23,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import trio
+
+from tools.kills.unused_port import unused_port
 
 MIB = 1 << 20
 _LATTICA = (sys.executable, "-m", "lattica")
@@ -116,7 +116,7 @@ async def kill_at_random(
     size = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
     rate = max(1, size // 20)
     # The same one each time that it is started, so that the ticket stays good.
-    where = f"/ip4/127.0.0.1/tcp/{_unused_port()}"
+    where = f"/ip4/127.0.0.1/tcp/{unused_port()}"
     publisher = _Side(
         folder,
         "publisher",
@@ -175,15 +175,6 @@ async def kill_at_random(
             for side in (publisher, fetcher):
                 if side is not None and hasattr(side, "process"):
                     await side.kill()
-
-
-def _unused_port() -> int:
-    """One below those that the kernel gives: nobody gets it while the publisher is dead."""
-    while True:
-        port = 10_000 + secrets.randbelow(20_000)
-        with socket.socket() as sock, suppress(OSError):
-            sock.bind(("127.0.0.1", port))
-            return port
 
 
 async def _until_more_came(fetcher: _Side, out: Path) -> None:

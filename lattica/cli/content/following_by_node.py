@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from lattica.cli.content.progress import FetchDisplay
     from lattica.content import FetchOptions, FetchResult
-    from lattica.daemon.api.client import NodeClient
+    from lattica.daemon.api.client import NodeClient, Responses
     from lattica.daemon.api.pb import node_pb2 as pb
 
 _LOOK = 1.0
@@ -46,8 +46,13 @@ def follow_by(
     """
     from lattica.cli.content.progress import FetchDisplay
 
+    def ask(node: NodeClient) -> Responses[pb.FetchProgress]:
+        for target in connect or ():
+            node.connect(target)
+        return node.follow(name, out, tensors=tensors, **keywords_of(options))
+
     with by_daemon(client), FetchDisplay() as display:
-        following = _Following(client, name, out, tensors, options, connect, show, display)
+        following = _Following(client, ask, show, display)
         try:
             until_stopped(following.tellings())
         except Stopped:
@@ -64,20 +69,12 @@ class _Following:
     def __init__(
         self,
         client: NodeClient,
-        name: str,
-        out: Path,
-        tensors: str | None,
-        options: FetchOptions,
-        connect: Sequence[str] | None,
+        ask: Callable[[NodeClient], Responses[pb.FetchProgress]],
         show: Callable[[FetchResult], object],
         display: FetchDisplay,
     ) -> None:
         self._client = client
-        self._name = name
-        self._out = out
-        self._tensors = tensors
-        self._options = options
-        self._connect = connect or ()
+        self._ask = ask
         self._show = show
         self._display = display
         self.shown: FetchResult | None = None
@@ -114,11 +111,7 @@ class _Following:
             self._client.status()  # one that is about to end says so
             self._is_waiting = False
             yield partial(say, "lattica: a node runs here again", err=True)
-        for target in self._connect:
-            self._client.connect(target)
-        with self._client.follow(
-            self._name, self._out, tensors=self._tensors, **keywords_of(self._options)
-        ) as responses:
+        with self._ask(self._client) as responses:
             for message in responses:
                 yield partial(self._tell, message)
 

@@ -13,6 +13,7 @@ from lattica.cli.crdt.place_kind import PlaceKind
 from lattica.cli.shared.common import start, wrong_arguments
 from lattica.cli.shared.options import named_path
 from lattica.cli.shared.terminal import say, say_json
+from lattica.nat.base.printable import utc_text
 
 if TYPE_CHECKING:
     from lattica.crdt.base.canonical import Plain
@@ -243,12 +244,7 @@ def _say(proved: Proved) -> None:
 
 def clock_time(milliseconds: int) -> str:
     """A time of somebody's clock, in UTC; as a number where there is no such date."""
-    from datetime import UTC, datetime
-
-    try:
-        return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
-    except (ValueError, OverflowError, OSError):  # whoever signs says what he likes
-        return f"{milliseconds} ms"
+    return utc_text(milliseconds / 1000, f"{milliseconds} ms")
 
 
 def readable(value: Plain) -> Any:

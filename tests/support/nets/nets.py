@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import trio
@@ -20,6 +19,7 @@ from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.swarm import Swarm
+from tools.kills.unused_port import unused_port as unused_port
 
 ECHO = "/test/echo/1"
 LISTEN_ON = {
@@ -114,19 +114,6 @@ def mute_listener() -> Iterator[Multiaddr]:
         listener.bind(("127.0.0.1", 0))
         listener.listen(100)
         yield Multiaddr(f"/ip4/127.0.0.1/tcp/{listener.getsockname()[1]}")
-
-
-def unused_port() -> int:
-    """A port of 127.0.0.1 that nobody has.
-
-    It is below those that the kernel gives to sockets by itself, so that nobody gets it meanwhile,
-    and that a connection to it does not meet itself.
-    """
-    while True:
-        port = 10_000 + secrets.randbelow(20_000)
-        with socket.socket() as sock, suppress(OSError):
-            sock.bind(("127.0.0.1", port))
-            return port
 
 
 class Proxy:

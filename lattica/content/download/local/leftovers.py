@@ -7,13 +7,12 @@ else would ever look at them again. All functions block.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
+from lattica.content.download.partial.journal import held
 from lattica.content.download.partial.private_directory import PrivateDirectory
 from lattica.content.errors import StorageError
 from lattica.content.manifest.chunking import FileState
@@ -32,7 +31,7 @@ def leftovers(out_dir: Path, key: str) -> list[tuple[Path, FileState]]:
             path = out_dir / name
             if not name.startswith(RESERVED_PREFIX) or name == f"{RESERVED_PREFIX}{key}":
                 continue
-            with suppress(OSError, StorageError), _locked(path):
+            with suppress(OSError, StorageError), held(PrivateDirectory(path)):
                 found.append((path, FileState.of(path.lstat())))
     return found
 
@@ -51,18 +50,6 @@ def unfinished_files(out_dir: Path, key: str) -> list[tuple[Path, int]]:
 
 def remove_leftover(directory: Path) -> bool:
     """Remove one of :func:`leftovers`, unless a fetch has gone on with it; whether it is gone."""
-    with suppress(OSError, StorageError), _locked(directory):
+    with suppress(OSError, StorageError), held(PrivateDirectory(directory)):
         shutil.rmtree(directory, ignore_errors=True)
     return not os.path.lexists(directory)
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Raises :class:`OSError` where a fetch is at work, and :class:`StorageError` where it is
-    another user's."""
-    journal = PrivateDirectory(directory).open("journal", os.O_RDWR)
-    try:
-        fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(journal)

@@ -10,8 +10,8 @@ import errno
 import fcntl
 import logging
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 from lattica.content.disk import ATTEMPTS, read_exactly, storage_error
 from lattica.content.download.partial.private_directory import PrivateDirectory
@@ -19,8 +19,24 @@ from lattica.content.errors import StorageError
 
 logger = logging.getLogger(__name__)
 
+_NAME = "journal"
 _ENTRY_BYTES = 4
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
+
+
+@contextmanager
+def held(unfinished: PrivateDirectory) -> Iterator[None]:
+    """Keep fetches from a directory of unfinished files.
+
+    Raises :class:`OSError` where one is at work, or nobody can say, and :class:`StorageError` where
+    it is another user's.
+    """
+    journal = unfinished.open(_NAME, os.O_RDWR)
+    try:
+        fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(journal)
 
 
 class Journal:
@@ -48,14 +64,14 @@ class Journal:
             ) from None
         except OSError as error:
             self.close()
-            raise storage_error(error, self._unfinished.path / "journal") from None
+            raise storage_error(error, self._unfinished.path / _NAME) from None
 
     def _open(self) -> int:
         """What is returned had a name after it was locked."""
         for _ in range(ATTEMPTS):
             self._unfinished.make()
             with suppress(FileNotFoundError):
-                journal = self._unfinished.open("journal", os.O_RDWR | os.O_CREAT | os.O_APPEND)
+                journal = self._unfinished.open(_NAME, os.O_RDWR | os.O_CREAT | os.O_APPEND)
                 try:
                     self._lock(journal)
                     if os.fstat(journal).st_nlink:

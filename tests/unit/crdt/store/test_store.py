@@ -16,7 +16,7 @@ from lattica.crdt.access.capability import Level
 from lattica.crdt.config import StoreConfig
 from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.genesis import Mode, Recovery
-from lattica.crdt.entries.header import Kind
+from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.keys.session import SessionKey
 from lattica.crdt.log.disk.replica import Replica
@@ -516,6 +516,22 @@ async def test_an_owners_node_gives_the_read_key_to_whom_others_have_let_in(
         assert third.can_read
 
 
+async def owned_and_read(
+    owner: Store, reader: Store, recovery: Recovery
+) -> tuple[SharedDocument, SharedDocument, Entry, SessionKey]:
+    """A document of an owner's, in step with a reader's; its last entry, and its session."""
+    first = await owner.create("models", recovery=recovery)
+    first.grant(host_of(reader).peer_id)
+    first.registers["a"] = 1
+    entry = first._replica.database.entry(first.author, 2)
+    await host_of(reader).connect(host_of(owner).peer_id)
+    second = await reader.open(first.id)
+    await second.synced()
+    session = first._replica._session
+    assert session is not None
+    return first, second, entry, session
+
+
 async def test_an_owner_who_has_forked_is_told_of_and_so_is_who_takes_its_place(
     tmp_path, autojump_clock, caplog
 ):
@@ -523,15 +539,7 @@ async def test_an_owner_who_has_forked_is_told_of_and_so_is_who_takes_its_place(
     async with stores(tmp_path) as net:
         owner, reader = net.store(), net.store()
         recovery = Recovery(1, (key.public_key.data,))
-        first = await owner.create("models", recovery=recovery)
-        first.grant(host_of(reader).peer_id)
-        first.registers["b"] = 1
-        entry = first._replica.database.entry(first.author, 2)
-        await host_of(reader).connect(host_of(owner).peer_id)
-        second = await reader.open(first.id)
-        await second.synced()
-        session = first._replica._session
-        assert session is not None
+        first, second, entry, session = await owned_and_read(owner, reader, recovery)
         contradiction = sign_entry(
             session, first.genesis.doc_id, 2, entry.header.prev_id, entry.header.hlc, 1, b"\xc0"
         )
@@ -652,15 +660,7 @@ async def test_who_is_appointed_and_has_nothing_of_the_document_hears_it_of_read
     async with stores(tmp_path) as net:
         owner, reader, other = (net.store() for _ in range(3))
         recovery = Recovery(1, (key.public_key.data,))
-        first = await owner.create("models", recovery=recovery)
-        first.grant(host_of(reader).peer_id)
-        first.registers["a"] = 1
-        entry = first._replica.database.entry(first.author, 2)
-        await host_of(reader).connect(host_of(owner).peer_id)
-        second = await reader.open(first.id)
-        await second.synced()
-        session = first._replica._session
-        assert session is not None
+        first, second, entry, session = await owned_and_read(owner, reader, recovery)
         first.close()
         contradiction = sign_entry(
             session, first.genesis.doc_id, 3, entry.id, entry.header.hlc + 1, 1, b"\xc0"
