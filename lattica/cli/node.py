@@ -83,17 +83,24 @@ def node_command(
 
 
 async def _serve(config: NodeConfig, output: EventOutput | None) -> None:
+    import os
 
     from lattica.cli.shared.stopping import stopped_by_signals
     from lattica.daemon.node.running import member_of
+    from lattica.daemon.service_manager import ServiceManager
     from lattica.node import Node
 
-    async with stopped_by_signals():
+    manager = ServiceManager.from_environment(os.environ)
+    async with stopped_by_signals() as stop:
         node = Node(config)
         # Before it starts: peers may connect while it does.
         with node.events() as events:
             async with node, member_of(node, has_key=config.identity_path is not None) as member:
-                await _report(member, events, output)
+                stop.nursery.start_soon(manager.run, member.summary)
+                try:
+                    await _report(member, events, output)
+                finally:
+                    manager.stopping()
 
 
 async def _report(member: Member, events: EventStream, output: EventOutput | None) -> None:

@@ -108,7 +108,7 @@ def test_a_unit_runs_commands_that_there_are(unit: str):
         program, *arguments = shlex.split(command)
         assert program == f"{FOLDER}/bin/lattica"
         check_command(arguments)
-    for wanted in ("DynamicUser=yes", "NoNewPrivileges=yes", "ProtectSystem=strict"):
+    for wanted in ("Type=notify", "DynamicUser=yes", "NoNewPrivileges=yes", "ProtectSystem=strict"):
         assert f"\n{wanted}\n" in text
     folder = re.search(r"^StateDirectory=(\S+)$", text, re.M)
     assert folder is not None

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from lattica.config import NodeConfig
     from lattica.daemon.relay.server import RelayServer
+    from lattica.daemon.service_manager import ServiceManager
     from lattica.nat.swarm.events import EventStream
     from lattica.nat.traversal.relay.server.events import RelayEvent
     from lattica.node import Node
@@ -143,22 +144,26 @@ def _with_ports(config: NodeConfig) -> NodeConfig:
 async def _serve(
     config: NodeConfig, load: Callable[[], NodeConfig], output: EventOutput | None
 ) -> None:
+    import os
     import signal
 
     from lattica.cli.shared.stopping import receive_signals
     from lattica.daemon.relay.server import RelayServer
+    from lattica.daemon.service_manager import ServiceManager
 
-    relay = RelayServer(config, load)
+    manager = ServiceManager.from_environment(os.environ)
+    relay = RelayServer(config, load, manager)
     # Before it starts: no signal is lost while it does, and peers may connect.
     with (
         receive_signals(signal.SIGHUP, drain=lambda: relay.config.relay.drain) as signals,
         relay.node.events() as events,
     ):
-        await _run(relay, events, signals, output)
+        await _run(relay, manager, events, signals, output)
 
 
 async def _run(
     relay: RelayServer,
+    manager: ServiceManager,
     events: EventStream,
     signals: AsyncIterator[int],
     output: EventOutput | None,
@@ -167,6 +172,7 @@ async def _run(
 
     async with relay.node as node, trio.open_nursery() as nursery:
         await nursery.start(relay.run)
+        nursery.start_soon(manager.run, relay.summary)
         if output is not None:
             output.write_ready(node)
             relay.service.on_event.append(partial(_tell, nursery, output))

@@ -59,6 +59,11 @@ class Member:
         self._nursery = nursery
         self._documents: dict[str, SharedDocument] = {}
 
+    def summary(self) -> str:
+        """How it is, in a line."""
+        served = sum(1 for _ in self.content.publications())
+        return f"{len(self.node.peers())} peers connected, {served} publications served"
+
     # --- what the configuration names ---
 
     def serve(self, config: MemberConfig) -> None:

@@ -22,6 +22,7 @@ from lattica.daemon.access.secrets import read_secret
 from lattica.daemon.metrics.serving import serve_metrics
 from lattica.daemon.relay.accounts import Accounts
 from lattica.daemon.relay.keeper import Keeper
+from lattica.daemon.service_manager import ServiceManager
 from lattica.logs import set_level
 from lattica.nat.base.errors import ConfigError
 from lattica.nat.base.keys.identity import PeerId
@@ -47,6 +48,8 @@ _CHANGEABLE = (
 )
 """Settings, and groups of them, that SIGHUP changes; others need a new start."""
 _OF_SECRET = "relay.service.secret"
+_LEAVING = 15.0
+"""Seconds that may pass from the last circuit's end to that of the process."""
 
 
 def require_relay(config: NodeConfig) -> None:
@@ -88,15 +91,22 @@ class RelayServer:
     Args:
         config: with `nat.relay_server.enabled`.
         load: reads the configuration again; raises ConfigError.
+        manager: is told when it is read again, and when the relay is about to end.
 
     Raises:
         ConfigError: nobody would be served, or a secret cannot be read.
     """
 
-    def __init__(self, config: NodeConfig, load: Callable[[], NodeConfig]) -> None:
+    def __init__(
+        self,
+        config: NodeConfig,
+        load: Callable[[], NodeConfig],
+        manager: ServiceManager | None = None,
+    ) -> None:
         require_relay(config)
         self.config = config
         self._load = load
+        self._manager = manager or ServiceManager()
         self.node = Node(config)
         service = self.node.traversal.relay_service
         assert service is not None  # the caller enables it
@@ -168,6 +178,12 @@ class RelayServer:
         )
         return [relay, SwarmCollector(self.node.swarm)]
 
+    def summary(self) -> str:
+        """How it is, in a line."""
+        stats = self.service.stats
+        how = "; ".join(self.troubles()) or "serving"
+        return f"{how}: {stats.reservations} reservations, {stats.circuits} circuits"
+
     def troubles(self) -> list[str]:
         """Why the relay should not be sent more peers; empty if it should."""
         found = []
@@ -184,16 +200,19 @@ class RelayServer:
         async with trio.open_nursery() as nursery:
             async for number in signals:
                 if number == signal.SIGHUP:
-                    await self.reload()
+                    with self._manager.reloading():
+                        await self.reload()
                 elif number == signal.SIGTERM and not self.draining and self.config.relay.drain:
                     nursery.start_soon(self._drain, nursery.cancel_scope)
                 else:
                     break
+            self._manager.stopping()
             nursery.cancel_scope.cancel()
 
     async def _drain(self, scope: trio.CancelScope) -> None:
         self.draining = True
         seconds = self.config.relay.drain
+        self._manager.stopping(seconds + _LEAVING)
         stats = self.service.stats
         logger.info(
             "about to stop: no new circuits, %d open ones have %g s; %d clients are told",
