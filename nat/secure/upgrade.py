@@ -110,6 +110,11 @@ class Upgrade:
         """The peer has begun as libp2p peers do, so the bytes arrive as it sent them."""
         return self._stage is not _Stage.SECURITY or self._negotiation.saw_header
 
+    @property
+    def crossed(self) -> bool:
+        """The peer is an initiator too: its dial and ours became one connection."""
+        return self._crossed
+
     def data_to_send(self) -> bytes:
         out, self._out = self._out, b""
         return out

@@ -18,12 +18,20 @@ from lattica.nat.mux.yamux.session import Session
 from lattica.nat.secure.ciphers import offered
 from lattica.nat.secure.gater import Gater
 from lattica.nat.secure.noise_identity import new_instance
-from lattica.nat.secure.upgrade import Upgrade
+from lattica.nat.secure.upgrade import Upgrade, Upgraded
 from lattica.nat.swarm.yamux_connection import YamuxConnection
 from lattica.nat.transport.base import RawConn, SecureLink
 from lattica.nat.transport.pnet import PnetConn
 
 _OTHER_KEY = "perhaps the peer has another private network key, or none"
+
+
+class CrossedDialError(ConnectionClosedError):
+    """The peer dialed us from where we dialed it, and gave up what the two dials became.
+
+    So it does when it looked for another peer at our address, such as the node that had our port
+    before us. A dial from another port says more.
+    """
 
 
 class Connector:
@@ -56,7 +64,7 @@ class Connector:
         `initiator` is the role in the set-up of a pipe; a link has its roles already. The
         caller bounds the time, and aborts the pipe when this fails. Raises
         :class:`RemoteProtocolError`, `PeerMismatchError`, `AccessDeniedError`,
-        :class:`AddressError` (a link in a role that it cannot take),
+        :class:`AddressError` (a link in a role that it cannot take), :class:`CrossedDialError`,
         :class:`ConnectionClosedError` and :class:`OSError`.
         """
         if isinstance(raw, SecureLink):
@@ -81,16 +89,48 @@ class Connector:
             ciphers=self._ciphers,
             instance=self.instance,
         )
+        try:
+            upgraded = await self._set_up(raw, upgrade, direction)
+        except OSError as error:
+            if upgrade.crossed:
+                raise CrossedDialError(str(error)) from error
+            raise
+        self.gater.check_peer(upgraded.remote.peer_id)
+        raw.mark_authenticated()
+        source = source_of(raw.remote_addr, upgraded.remote.peer_id)
+        session = Session(
+            initiator=upgraded.initiator,
+            clock=trio.current_time,
+            windows=self._config.windows,
+            limits=self._config.limits,
+            timeouts=self._config.timeouts,
+            budget=self.budget,
+            source=source,
+            nuisance=Nuisance(trio.current_time, self.nuisance.of(source.network)),
+        )
+        return YamuxConnection(
+            raw,
+            upgraded,
+            session,
+            turnstile=self.turnstile,
+            direction=direction,
+            send_buffer=self._config.windows.send_buffer,
+            on_stream=self._on_stream,
+        )
+
+    async def _set_up(self, raw: RawConn, upgrade: Upgrade, direction: Direction) -> Upgraded:
+        """Carry bytes between a pipe and the machine of its set-up until that is done."""
+        private = self._config.private_network_key is not None
         network = source_of(raw.remote_addr).network
         while True:
             if data := upgrade.data_to_send():
                 await raw.send(data)
             if upgrade.result is not None:
-                break
+                return upgrade.result
             received = await raw.receive()
             if not received:
                 error = f"the peer closed during {upgrade.stage}"
-                if key is not None and not upgrade.speaks_libp2p:
+                if private and not upgrade.speaks_libp2p:
                     error = f"{error}; {_OTHER_KEY}"
                 raise ConnectionClosedError(error)
             if direction is Direction.INBOUND:
@@ -102,32 +142,10 @@ class Connector:
             except RemoteProtocolError as garbage:
                 if upgrade.speaks_libp2p:
                     raise
-                if key is not None:  # without which what came means nothing
+                if private:  # without which what came means nothing
                     raise RemoteProtocolError(
                         f"the peer's bytes make no sense; {_OTHER_KEY}"
                     ) from None
                 raise RemoteProtocolError(
                     f"the peer does not speak libp2p here, or is in a private network ({garbage})"
                 ) from None
-        self.gater.check_peer(upgrade.result.remote.peer_id)
-        raw.mark_authenticated()
-        source = source_of(raw.remote_addr, upgrade.result.remote.peer_id)
-        session = Session(
-            initiator=upgrade.result.initiator,
-            clock=trio.current_time,
-            windows=self._config.windows,
-            limits=self._config.limits,
-            timeouts=self._config.timeouts,
-            budget=self.budget,
-            source=source,
-            nuisance=Nuisance(trio.current_time, self.nuisance.of(source.network)),
-        )
-        return YamuxConnection(
-            raw,
-            upgrade.result,
-            session,
-            turnstile=self.turnstile,
-            direction=direction,
-            send_buffer=self._config.windows.send_buffer,
-            on_stream=self._on_stream,
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,7 @@ from lattica.nat.base.net.names import needs_resolving, resolve_origins
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.swarm.addresses.doubtful import DoubtfulAddresses
-from lattica.nat.swarm.dialing.connector import Connector
+from lattica.nat.swarm.dialing.connector import Connector, CrossedDialError
 from lattica.nat.swarm.dialing.race import race
 from lattica.nat.swarm.registry import Registry
 from lattica.nat.transport.base import RawConn, SecureLink, Transport
@@ -370,17 +371,25 @@ class Dialer:
             addr = with_peer(addr, peer_id)
         elif self._config.dial_from_listen_port and (ip := ip_of(addr)) is not None:
             source_port = self.tcp_listen_port(ip.version)
+        raw = await self._dial_from(source_port, peer_id, addr)
+        if on_pipe is not None and not isinstance(raw, SecureLink):
+            on_pipe(addr)
+        with contextlib.suppress(CrossedDialError):
+            return await self._connect(raw, peer_id, initiator)
+        # From a port of its own, no dial meets one of the peer's.
+        raw = await self._dial_from(None, peer_id, addr)
+        return await self._connect(raw, peer_id, initiator)
+
+    async def _dial_from(
+        self, source_port: int | None, peer_id: PeerId | None, addr: Multiaddr
+    ) -> RawConn | SecureLink:
         transport = self._transport_for(addr)
         doubt = None if peer_id is None else self._doubtful.get(peer_id, addr)
         if doubt is not None and isinstance(transport, TcpTransport):
-            raw: RawConn | SecureLink = await transport.dial(
+            return await transport.dial(
                 addr, source_port=source_port, max_segment=doubt.max_segment
             )
-        else:
-            raw = await transport.dial(addr, source_port=source_port)
-        if on_pipe is not None and not isinstance(raw, SecureLink):
-            on_pipe(addr)
-        return await self._connect(raw, peer_id, initiator)
+        return await transport.dial(addr, source_port=source_port)
 
     def _transport_for(self, addr: Multiaddr) -> Transport:
         for transport in self._transports:
