@@ -7,6 +7,7 @@ costs a debug line.
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -21,6 +22,7 @@ from lattica.nat.base.errors import (
 )
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.keys.peer_record import open_record, seal_record
+from lattica.nat.base.limits.backoff import pause_after
 from lattica.nat.base.net.addresses import split_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.net.ranking import fitting
@@ -49,6 +51,8 @@ ADDRESS_TTL = 24 * 3600.0
 that sleeps through the night is where it was in the morning."""
 _TIMEOUT = 10.0
 """Seconds for one exchange."""
+_AGAIN, _AGAIN_LIMIT = 5.0, 300.0
+"""Seconds after which a peer that could not be told of news is told again, at first and at most."""
 _PUSH_COST, _ANSWER_COST = 128, 16
 """What it costs to take a push and to say who this node is, in frames that carry nothing
 (:class:`lattica.nat.mux.turns.Nuisance`): 128 pushes at once, and 8 a second, are taken."""
@@ -71,8 +75,9 @@ class IdentifyService:
         self._untold: set[PeerId] = set()
         """Connected peers that have missed news, as they had not said yet that they take any."""
         self._push_due = False
-        self._pushing: dict[Connection, bool] = {}
-        """Those that are being told, and whether there has been news since that began."""
+        self._pushing: dict[PeerId, trio.Event] = {}
+        """Those that are being told, and what is set by news that comes after that has begun."""
+        self._rng = random.Random()
         self._record: tuple[tuple[Multiaddr, ...], bytes] = ((), b"")
         self._seq = 0
         self.on_push: list[Callable[[PeerId], None]] = []
@@ -128,7 +133,9 @@ class IdentifyService:
     async def push(self) -> None:
         """Tell all connected peers what is true of this node now, its addresses to begin with.
 
-        A peer that is still being told of something earlier is told again after that, once.
+        A peer that is still being told of something earlier is told again after that, once. One
+        that has not taken it within ten seconds is told again after a pause, until it takes it or
+        is gone.
         """
         async with trio.open_nursery() as nursery:
             for peer_id in list(self._swarm.registry.by_peer):
@@ -136,7 +143,7 @@ class IdentifyService:
                 if connection is None:
                     continue
                 if IDENTIFY_PUSH in connection.known_protocols:
-                    nursery.start_soon(self._push_to, connection)
+                    nursery.start_soon(self._push_to, peer_id)
                 else:
                     self._untold.add(peer_id)
 
@@ -152,25 +159,38 @@ class IdentifyService:
         self._push_due = False
         await self.push()
 
-    async def _push_to(self, connection: Connection) -> None:
-        if connection in self._pushing:
-            self._pushing[connection] = True
+    async def _push_to(self, peer_id: PeerId) -> None:
+        if peer_id in self._pushing:
+            self._pushing[peer_id].set()
             return
+        failures = 0
         try:
-            self._pushing[connection] = True
-            while self._pushing[connection] and connection.closed_reason is None:
-                self._pushing[connection] = False
-                await self._push_once(connection)
+            while (connection := self._swarm.registry.best(peer_id)) is not None:
+                news = self._pushing[peer_id] = trio.Event()
+                if not await self._push_once(connection):
+                    failures += 1
+                    with trio.move_on_after(pause_after(failures, _AGAIN, _AGAIN_LIMIT, self._rng)):
+                        await news.wait()
+                elif news.is_set():
+                    failures = 0
+                else:
+                    return
         finally:
-            del self._pushing[connection]
+            self._pushing.pop(peer_id, None)
 
-    async def _push_once(self, connection: Connection) -> None:
+    async def _push_once(self, connection: Connection) -> bool:
+        """Whether the peer has taken it, which it says by ending the stream."""
         try:
             with trio.move_on_after(_TIMEOUT):
                 async with await connection.open(IDENTIFY_PUSH) as stream:
                     await self._say(stream)
+                    await stream.send_eof()
+                    while await stream.receive_some():
+                        pass
+                return True
         except (LatticaError, TimeoutError) as error:
             logger.debug("identify not pushed: %s peer=%s", error, connection.peer_id)
+        return False
 
     # --- learning who a peer is ---
 
@@ -206,11 +226,13 @@ class IdentifyService:
         return False
 
     async def _take_push(self, stream: Stream) -> None:
-        with trio.move_on_after(_TIMEOUT):
+        with trio.move_on_after(_TIMEOUT) as scope:
             await stream.connection.charge("identify-push", _PUSH_COST)
             self._take(stream.connection, await _receive(stream))
             for hook in self.on_push:
                 hook(stream.peer_id)
+        if scope.cancelled_caught:
+            stream.reset("a push was not taken in time")  # or the peer would believe that it was
 
     def _take(self, connection: Connection, message: Identify) -> None:
         book, peer_id = self._swarm.address_book, connection.peer_id
@@ -243,7 +265,7 @@ class IdentifyService:
                 _same_peer(connection, each)
         if peer_id in self._untold and IDENTIFY_PUSH in connection.known_protocols:
             self._untold.discard(peer_id)
-            self._swarm.start_soon(self._push_to, connection)
+            self._swarm.start_soon(self._push_to, peer_id)
         for hook in self.on_identified:
             hook(connection, message)
         self._swarm.note_identified(connection)

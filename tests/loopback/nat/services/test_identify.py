@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from lattica.nat.base.errors import StreamResetError
+from lattica.nat.base.errors import RemoteProtocolError, StreamResetError
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.keys.peer_record import open_record, seal_record
@@ -19,6 +19,7 @@ from lattica.nat.base.keys.public_keys import decode_public_key
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.wire import decode_uvarint, encode_length_prefixed
 from lattica.nat.config import Limits
+from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
 from lattica.nat.mux.yamux.frames import Flag
 from lattica.nat.pb import identify_pb2 as pb
@@ -34,7 +35,7 @@ from lattica.nat.services.ping import MAX_STREAMS, PING
 from lattica.nat.traversal import parts
 from lattica.node import Node
 from tests.support.attacker import Attacker, attacking, data, propose
-from tests.support.nets.nets import ECHO, echo, node_config, settled
+from tests.support.nets.nets import ECHO, advance, echo, node_config, settled
 
 ADDR = Multiaddr("/ip4/192.0.2.7/tcp/7")
 
@@ -133,6 +134,35 @@ async def test_who_has_not_said_yet_that_it_takes_news_is_told_when_it_has(monke
         may_say.set()
         await settled(lambda: set(a.swarm.addrs) <= set(b.swarm.address_book.addrs(a.peer_id)))
         assert not a._identify._untold
+
+
+async def refused() -> None:
+    raise RemoteProtocolError("it is not taken")
+
+
+@pytest.mark.parametrize("fault", [refused, trio.sleep_forever])
+async def test_a_peer_that_did_not_take_news_is_told_again(fault, monkeypatch, mock_clock):
+    monkeypatch.setattr(parts, "_PUSH_DELAY", 0.0)
+    faults = [fault, fault]
+    charge = Connection.charge
+
+    async def charge_with_faults(connection: Connection, what: str, cost: int) -> None:
+        if what == "identify-push" and faults:
+            await faults.pop()()
+        await charge(connection, what, cost)
+
+    async with node_with_echo() as a, node_with_echo() as b:
+        await a.connect(b.addrs[0])
+        await identified(a)
+        await identified(b)
+        monkeypatch.setattr(Connection, "charge", charge_with_faults)
+        await a.swarm.listen(Multiaddr("/ip4/127.0.0.1/tcp/0"))
+        await settled(lambda: len(faults) == 1)
+        told = b.swarm.address_book.addrs
+        assert a.swarm.addrs[-1] not in told(a.peer_id)
+        # Two that fail take at most 10 s each, with pauses of at most 5 s and 10 s.
+        await advance(mock_clock, 35)
+        await settled(lambda: a.swarm.addrs[-1] in told(a.peer_id) and not a._identify._pushing)
 
 
 async def test_peers_are_told_of_a_protocol_that_is_served_no_more():
