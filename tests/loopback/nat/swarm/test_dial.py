@@ -307,16 +307,15 @@ async def test_a_caller_with_a_better_address_does_not_get_the_error_of_another(
 
 
 async def test_a_peer_that_connects_to_us_meanwhile_ends_a_hopeless_dial():
-    async with running(timeouts=Timeouts(dial=60)) as one, running() as other:
+    """By itself it would go on for longer than any test may take."""
+    hopeless = Timeouts(dial=3600, connect=3600, handshake=3600)
+    async with running(timeouts=hopeless) as one, running() as other:
         with mute_listener() as mute:
             async with trio.open_nursery() as nursery:
 
                 async def dial():
-                    begun = trio.current_time()
                     connection = await one.dial(other.identity.peer_id, [mute])
                     assert connection.direction is Direction.INBOUND
-                    # By itself it would go on for half a minute.
-                    assert trio.current_time() < begun + 15
 
                 nursery.start_soon(dial)
                 await wait_all_tasks_blocked()
