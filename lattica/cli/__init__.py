@@ -38,7 +38,12 @@ from lattica.cli.shared.common import (
     reported_errors,
     take_any_text,
 )
-from lattica.cli.shared.global_options import GlobalOptions, allow_after, without_types_of_flags
+from lattica.cli.shared.global_options import (
+    GlobalOptions,
+    allow_after,
+    unfold_help,
+    without_types_of_flags,
+)
 from lattica.cli.shared.options import named_path
 from lattica.cli.shared.shortage import end_for_want, end_with_threads
 from lattica.cli.shared.terminal import (
@@ -79,6 +84,7 @@ class _Commands(TyperGroup):
         command = super().get_command(ctx, cmd_name)
         if command is not None:
             allow_after(self, command, ctx)
+            unfold_help(command)
         return command
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:

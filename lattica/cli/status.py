@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 JsonOption = Annotated[bool, typer.Option("--json", help="Print a JSON object.")]
 _ID = 16
 """Characters of a peer ID's end, which tell it from others."""
-_WHOLE_ID = 52
-"""Characters of one, to be copied: other columns give way."""
 
 
 def register(app: typer.Typer) -> None:
@@ -59,7 +57,8 @@ def peers_command(ctx: typer.Context, as_json: JsonOption = False) -> None:
     elif not peers:
         say("no peer is connected", err=True)
     else:
-        console().print(peer_table(peers, short=False))
+        for each in peers:
+            say(peer_line(each))
 
 
 def paths_command(
@@ -167,7 +166,7 @@ def status_lines(status: dict[str, Any]) -> list[str]:
     )
     lines += [
         f"serves    {each['name']}: {each['files']} {'file' if each['files'] == 1 else 'files'}, "
-        f"{size(each['bytes'])}"
+        f"{size(each['bytes'])}, {each['cid']}"
         for each in status["publications"]
     ]
     lines += [f"exposes   {each['name']} ({each['target']})" for each in status["ports"]]
@@ -205,19 +204,29 @@ def path_lines(peer: dict[str, Any]) -> list[str]:
     return lines
 
 
-def peer_table(peers: list[dict[str, Any]], *, short: bool) -> Table:
-    """Peers and how each is reached."""
+def peer_line(peer: dict[str, Any]) -> str:
+    """What `peers` says of one: its ID can be copied whatever the width of the terminal."""
+    count = sum(each["streams"] for each in peer["connections"])
+    streams = f"{count:>4} {'stream' if count == 1 else 'streams'}"
+    return (
+        f"{peer['peer_id']}  {peer['path']:<12}  {rtt(peer['rtt_seconds']):>9}  "
+        f"{duration(peer['age_seconds']):>10}  {streams:<12}  {peer['agent']}"
+    ).rstrip()
+
+
+def peer_table(peers: list[dict[str, Any]]) -> Table:
+    """Peers and how each is reached, by the ends of their IDs."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
-    table.add_column("peer", no_wrap=True, min_width=None if short or not peers else _WHOLE_ID)
+    table.add_column("peer", no_wrap=True)
     for name in ("path", "rtt", "since", "streams", "runs"):
         table.add_column(name)
     for peer in peers:
         path = Text(peer["path"], "yellow" if peer["path"] == "relayed" else "green")
         table.add_row(
-            f"…{peer['peer_id'][-_ID:]}" if short else peer["peer_id"],
+            f"…{peer['peer_id'][-_ID:]}",
             path,
             rtt(peer["rtt_seconds"]),
             duration(peer["age_seconds"]),
@@ -246,7 +255,7 @@ def top_page(status: dict[str, Any]) -> Group:
                 str(each["sources"]),
             )
         parts += [transfers, Text("")]
-    parts.append(peer_table(status["peers"], short=True))
+    parts.append(peer_table(status["peers"]))
     rest = [f"topic {topic_line(each)}" for each in status["topics"]]
     rest += [f"document {document_line(each)}" for each in status["documents"] if each["open"]]
     if status["dht"] is not None:

@@ -14,6 +14,7 @@ from lattica.doctor.facts import DoctorFacts, is_public_address, waiting_for
 from lattica.doctor.reach import How, reach_table
 from lattica.nat.base.net.addresses import Kind, ip_of, kind_of
 from lattica.nat.base.net.ip import CARRIER_NAT, IpAddress, is_public_host
+from lattica.nat.base.printable import rough_duration
 from lattica.nat.swarm.addresses.nat_report import Behaviour, NatReport
 from lattica.nat.traversal.autonat.client_core import Reachability
 from lattica.nat.traversal.portmap.mapping import Mapping, Reason
@@ -380,12 +381,16 @@ def _clocks(facts: DoctorFacts) -> Finding | None:
     off = {relay: each for relay, each in offsets.items() if abs(each) > CLOCKS_AGREE}
     if not off:
         return Finding(
-            "clock", State.OK, f"This machine's clock agrees with {len(offsets)} relays."
+            "clock",
+            State.OK,
+            f"This machine's clock agrees with {_counted(len(offsets))}.",
         )
     words = "; ".join(f"that of {relay} is {_ahead(each)} it" for relay, each in off.items())
     agreeing = len(offsets) - len(off)
     if agreeing and agreeing >= len(off):
-        text = f"This machine's clock agrees with {agreeing} relays, but {words}: theirs is wrong."
+        text = (
+            f"This machine's clock agrees with {_counted(agreeing)}, but {words}: theirs is wrong."
+        )
         return Finding(
             "clock",
             State.WARN,
@@ -401,9 +406,12 @@ def _clocks(facts: DoctorFacts) -> Finding | None:
     )
 
 
+def _counted(count: int) -> str:
+    return "1 relay" if count == 1 else f"{count} relays"
+
+
 def _ahead(seconds: float) -> str:
-    size = abs(seconds)
-    amount = f"{size / 3600:.1f} h" if size >= 3600 else f"{size / 60:.0f} min"
+    amount = rough_duration(abs(seconds))
     return f"{amount} {'ahead of' if seconds > 0 else 'behind'}"
 
 

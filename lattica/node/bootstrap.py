@@ -239,7 +239,8 @@ class BootstrapPeers:
         if change is Change.UNREACHABLE:
             logger.info(
                 "bootstrap peer is unreachable: %s; it is dialed again until it answers, after "
-                "%g s at most: check that it runs and that its address is right peer=%s",
+                "%g s at most: check that it runs, that its address is right, and that it does not "
+                "keep this peer out (a ban, its lists) peer=%s",
                 problem,
                 target.redial.policy.limit,
                 target,

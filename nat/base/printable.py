@@ -50,3 +50,15 @@ def utc_text(unix_time: float, otherwise: str | None = None) -> str:
         return f"{datetime.fromtimestamp(unix_time, UTC):%Y-%m-%d %H:%M:%S} UTC"
     except (ValueError, OverflowError, OSError):
         return f"{round(unix_time)} s after 1970" if otherwise is None else otherwise
+
+
+def rough_duration(seconds: float) -> str:
+    """A difference of clocks, or an age, for a person, who wants one unit."""
+    for least, unit, name, digits in (
+        (172_800, 86_400, "days", 0),
+        (3600, 3600, "h", 1),
+        (60, 60, "min", 0),
+    ):
+        if seconds >= least:
+            return f"{seconds / unit:.{digits}f} {name}"
+    return f"{seconds:.0f} s"

@@ -136,7 +136,7 @@ class Gater:
             return
         address = parse_ip(host)
         if rule := self._deny_networks.find(address):
-            raise AccessDeniedError(f"address {ip} is in {rule} of access.deny_networks")
+            raise AccessDeniedError(f"address {ip} is in {rule} of access.deny_networks or a ban")
         if self._allow_networks and self._allow_networks.find(address) is None:
             raise AccessDeniedError(f"address {ip} is in no network of access.allow_networks")
 
@@ -147,7 +147,7 @@ class Gater:
             AccessDeniedError: with the rule that forbids it.
         """
         if peer_id in self._deny_peers:
-            raise AccessDeniedError(f"peer {peer_id} is listed in access.deny_peers")
+            raise AccessDeniedError(f"peer {peer_id} is listed in access.deny_peers or banned")
         if self._allow_peers and peer_id not in self._allow_peers:
             raise AccessDeniedError(f"peer {peer_id} is not listed in access.allow_peers")
 

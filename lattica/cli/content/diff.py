@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,9 +52,9 @@ def _parsed(text: str) -> Ticket | Cid | Path:
     from lattica.content.download.finding import parse_ref
     from lattica.content.errors import TicketError
 
-    path = Path(text)
-    if text and path.exists():
-        return path
+    # A ticket may be longer than the name of a file, which `Path.exists` raises for.
+    if os.path.exists(text):
+        return Path(text)
     try:
         return parse_ref(text)
     except TicketError as error:

@@ -371,7 +371,7 @@ def _show_result(
         say(
             f"{path}: {format_bytes(result.bytes_total)}, verified; "
             f"{format_bytes(result.bytes_fetched)} fetched in {result.seconds:.1f} s, "
-            f"{rate:.0f} MB/s{_from_whom(result)}"
+            f"{rate:.{0 if rate >= 10 else 1}f} MB/s{_from_whom(result)}"
         )
     if result.bytes_shared:
         say(f"{format_bytes(result.bytes_shared)} sent to others meanwhile", err=True)

@@ -131,8 +131,15 @@ async def _serve(
 
     from lattica.cli.shared.listening import beside_others
     from lattica.cli.shared.stopping import stopped_by_signals
-    from lattica.errors import ConfigError
+    from lattica.errors import ConfigError, NotConnectedError
     from lattica.node import Node
+
+    is_found_otherwise = config.bootstrap or config.nat.relay.relays or config.discovery.mdns
+    if not is_found_otherwise and not any(each.addrs for each in publishers):
+        raise NotConnectedError(
+            "nobody is known who could say where these peers are: name a peer by --connect, or "
+            "give their tickets, or addresses that end in /p2p/ID"
+        )
 
     try:
         from lattica.content.hub.door import serve_door

@@ -35,7 +35,15 @@ EXIT_USAGE = 2
 EXIT_BAD = 3
 """`lattica doctor` or `lattica store verify` has found something that is bad."""
 EXIT_INTERRUPTED = 130
-_OPTIONS = {"bootstrap": "--connect", "listen": "--listen", "relays": "--relay"}
+_OPTIONS = {
+    "bootstrap": "--connect",
+    "listen": "--listen",
+    "relays": "--relay",
+    "nat.relay_server.access": "--access",
+    "nat.relay_server.allow_peers": "--allow",
+    "nat.relay_server.deny_peers": "--deny",
+    "node.page": "--page",
+}
 """That are called otherwise than what they set."""
 
 
@@ -208,9 +216,16 @@ def _explain_used_key(causes: Iterable[BaseException]) -> None:
 
 def _explain_key_file(causes: Iterable[BaseException]) -> None:
     """Where no key can be kept, or the kept one not be read: what works without."""
-    from lattica.errors import IdentityError
+    from lattica.errors import IdentityError, KeyInUseError
 
-    if any(isinstance(e, IdentityError) and isinstance(e.__context__, OSError) for e in causes):
+    elsewhere = (KeyInUseError, FileExistsError)  # they say themselves what to do
+    if any(
+        isinstance(e, IdentityError)
+        and isinstance(e.__context__, OSError)
+        and not isinstance(e, elsewhere)
+        and not isinstance(e.__context__, elsewhere)
+        for e in causes
+    ):
         say(
             "lattica: --data-dir names another directory; with --ephemeral, where a command has "
             "it, the key is made for this run only",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -70,3 +71,14 @@ def without_types_of_flags(params: list[Any]) -> list[Any]:
         if getattr(param, "is_flag", False) and param.metavar is None:
             param.metavar = ""
     return params
+
+
+def unfold_help(command: Any) -> None:
+    """Have the help of a command, and of those below it, break lines where the terminal does, and
+    not where the source does; examples, which are indented, stay as they are. Idempotent."""
+    paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
+    command.help = "\n\n".join(
+        each if each.startswith(" ") else each.replace("\n", " ") for each in paragraphs
+    )
+    for below in getattr(command, "commands", {}).values():
+        unfold_help(below)

@@ -156,17 +156,15 @@ def seal_name(
     )
 
 
-def open_name(envelope: bytes, owner: PeerId, name: str, now: float) -> NameRecord:
-    """Read a record of this name, as a peer sent it.
+def open_name(envelope: bytes, owner: PeerId, name: str) -> NameRecord:
+    """Read a record of this name, as its owner sent it itself. That is its word at this moment,
+    whatever the clocks of both say of when it expires.
 
     Raises:
-        RemoteProtocolError: it is none, of another name, not signed by its owner, or expired.
+        RemoteProtocolError: it is none, of another name, or not signed by its owner.
     """
     signed = open_value(envelope, value_key(name_key(owner, name)))
     if signed.subkey:
         raise RemoteProtocolError("a name's record with a subkey")
-    expires = signed.expires / 1000
-    if expires <= now:
-        raise RemoteProtocolError("a name's record that has expired")
     target = read_target(decode_data(signed.data))
-    return NameRecord(owner, name, target, signed.sequence, expires, envelope)
+    return NameRecord(owner, name, target, signed.sequence, signed.expires / 1000, envelope)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import trio
@@ -22,7 +20,11 @@ from lattica.content.names.service import names_of
 from lattica.content.swarm.dht_finder import dht_finder
 from lattica.dht.errors import DhtError
 from lattica.nat.base.concurrency.exception_groups import single_error
-from lattica.nat.base.errors import LatticaError, RemoteProtocolError
+from lattica.nat.base.errors import (
+    LatticaError,
+    RemoteProtocolError,
+    UnsupportedProtocolError,
+)
 from lattica.nat.base.net.addresses import with_peer
 
 if TYPE_CHECKING:
@@ -39,11 +41,10 @@ _LOOK_EVERY = 60.0
 
 
 class NameResolver:
-    """Asks for names on behalf of a node. `clock`: seconds since 1970."""
+    """Asks for names on behalf of a node."""
 
-    def __init__(self, node: Node, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, node: Node) -> None:
         self._node = node
-        self._clock = clock
 
     async def resolve(self, ref: NameRef, *, timeout: float = ASK_TIMEOUT) -> NameRecord:
         """What a name leads to: the owner's own word if it answers, else the newest of the DHT.
@@ -61,6 +62,9 @@ class NameResolver:
                     nonlocal found, answered, reason
                     try:
                         found = await self._ask(ref)
+                    except UnsupportedProtocolError:
+                        reason = "its owner publishes nothing by a name (`lattica publish --name`)"
+                        return
                     except (LatticaError, TimeoutError) as error:
                         reason = f"its owner could not be asked: {error}"
                         return
@@ -81,7 +85,8 @@ class NameResolver:
         return found
 
     async def wait_newer(self, ref: NameRef, sequence: int) -> NameRecord:
-        """Wait for a record of a name with a higher sequence, however long it takes.
+        """Wait for a record of a name with a higher sequence, however long it takes; from the owner
+        also for one with a lower: it has begun anew, by a clock that was ahead before.
 
         The owner says so at once as long as it can be reached; otherwise it is asked again, and
         the DHT looked at, after pauses of up to a minute.
@@ -91,10 +96,14 @@ class NameResolver:
             record: NameRecord | None = None
             asked_at = trio.current_time()
             try:
-                record = await self._ask(ref, sequence)
+                record = await self._ask(ref)
+                if record is not None and record.sequence == sequence:
+                    record = await self._ask(ref, sequence)
+                if record is not None:
+                    return record
             except (LatticaError, TimeoutError) as error:
                 logger.info("the owner of %s cannot be asked: %s", ref, error)
-            if record is None and self._uses_dht:
+            if self._uses_dht:
                 with trio.move_on_after(ASK_TIMEOUT):
                     record = await self._look_up(ref)
             if record is not None and record.sequence > sequence:
@@ -123,7 +132,7 @@ class NameResolver:
             data = await stream.receive_message(MAX_RECORD)
             if not data:
                 return None
-            record = open_name(data, ref.peer_id, ref.name, self._clock())
+            record = open_name(data, ref.peer_id, ref.name)
             if record.sequence <= sequence:
                 raise RemoteProtocolError("a peer calls an old record of a name a new one")
             return record

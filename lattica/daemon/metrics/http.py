@@ -101,7 +101,9 @@ class WatchServer:
         path = request.target.partition(b"?")[0].decode("latin-1")
         route = self._routes.get(path)
         if route is None:
-            return Page(b"there is no such page\n", HTTPStatus.NOT_FOUND)
+            pages = ", ".join(self._routes)
+            text = f"there is no such page; there are {pages}\n"
+            return Page(text.encode(), HTTPStatus.NOT_FOUND)
         if request.method not in (b"GET", b"HEAD"):
             return Page(b"only GET\n", HTTPStatus.METHOD_NOT_ALLOWED)
         if route.token and not hmac.compare_digest(

@@ -119,5 +119,8 @@ def parse_token(text: str) -> bytes:
         data = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
         open_token(data)
     except (binascii.Error, ValueError, RemoteProtocolError) as error:
-        raise AddressError(f"the token of a relay is damaged: {error}") from None
+        raise AddressError(
+            f"the token of a relay is damaged ({error}): copy the whole line that `lattica relay "
+            "token new` printed"
+        ) from None
     return data

@@ -26,6 +26,7 @@ from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.limits.backoff import Backoff
 from lattica.nat.base.net.addresses import Kind, kind_of, parse_multiaddr, split_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.printable import rough_duration
 from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.events import EventsLost, EventStream, NetworkChanged
@@ -436,9 +437,9 @@ class RelayClient:
         was_right = r.clock_offset is None or abs(r.clock_offset) <= CLOCKS_AGREE
         if offset is not None and abs(offset) > CLOCKS_AGREE and was_right:
             logger.info(
-                "the relay's clock and this machine's differ by %.0f s; `lattica doctor` says "
+                "the relay's clock and this machine's differ by %s; `lattica doctor` says "
                 "whose is wrong relay=%s",
-                abs(offset),
+                rough_duration(abs(offset)),
                 r.relay,
             )
         r.clock_offset = offset

@@ -102,6 +102,7 @@ def test_bad_configuration_and_bad_usage(tmp_path: Path) -> None:
     [
         ["fetch", "nonsense"],
         ["fetch", "lattica1x"],
+        ["diff", ".", "lattica1" + "a" * 400],
         ["forward", "nobody", "80"],
         ["forward", str(PeerId(b"\x00\x02\x08\x01")), "no-port:80"],
         ["expose", "99999"],
@@ -124,11 +125,27 @@ def test_arguments_that_our_own_checks_refuse(arguments: list[str]) -> None:
     assert result.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("option", ["--connect", "--listen", "--relay"])
-def test_an_option_without_a_value_is_called_as_it_is_given(option: str) -> None:
-    result = CliRunner().invoke(app, ["publish", ".", option, ""])
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["publish", ".", "--connect", ""], "--connect: '' is not a multiaddr"),
+        (["publish", ".", "--listen", ""], "--listen: '' is not a multiaddr"),
+        (["publish", ".", "--relay", ""], "--relay: '' is not a multiaddr"),
+        (["relay", "--allow", "bob"], "--allow: 'bob' is not a peer ID"),
+        (["relay", "--access", "some"], "--access: expected one of everyone"),
+    ],
+    ids=" ".join,
+)
+def test_an_option_is_called_as_it_is_given(arguments: list[str], problem: str) -> None:
+    result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
-    assert f"{option}: '' is not a multiaddr" in result.stderr
+    assert problem in result.stderr
+
+
+def test_help_breaks_lines_where_the_terminal_does_and_keeps_examples() -> None:
+    shown = CliRunner().invoke(app, ["relay", "--help"], env={"COLUMNS": "300"}).stdout
+    assert "It needs a public address, and listens on port 4001" in shown
+    assert "     lattica relay --allow 12D3KooW… --allow 12D3KooX… " in shown
 
 
 def test_an_option_of_zero_is_given(capsys: pytest.CaptureFixture[str]) -> None:
@@ -266,6 +283,13 @@ def test_a_directory_that_takes_no_key_names_what_needs_none(tmp_path: Path) -> 
     assert result.exit_code == 1
     assert "cannot write the key file" in result.stderr
     assert "--ephemeral" in result.stderr
+
+
+def test_a_new_key_where_one_is_needs_another_name_and_no_other_advice(tmp_path: Path) -> None:
+    (tmp_path / "k").touch()
+    result = CliRunner().invoke(app, ["key", "new", str(tmp_path / "k")])
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "exists already" in result.stderr
 
 
 def test_ctrl_c_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:

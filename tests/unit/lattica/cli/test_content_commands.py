@@ -119,3 +119,9 @@ def test_how_to_fetch_by_name_can_be_pasted(addr: str, capsys: pytest.CaptureFix
     words = shlex.split(capsys.readouterr().err.partition(": ")[2])
     assert words == ["lattica", "fetch", f"{ADDR}/my model", "-o", "DIR"]
     assert NameRef.parse(words[2]).name == "my model"
+
+
+def test_a_door_that_could_find_none_of_its_publishers_says_what_to_name() -> None:
+    refused = CliRunner().invoke(app, ["hf-door", str(NODE)], env={"LATTICA_DISCOVERY__MDNS": ""})
+    assert refused.exit_code == 1
+    assert "--connect" in refused.stderr

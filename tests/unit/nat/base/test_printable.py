@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lattica.nat.base.printable import json_text, printable, printable_lines
+from lattica.nat.base.printable import json_text, printable, printable_lines, rough_duration
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,18 @@ def test_errors_of_ours_are_printable_and_keep_what_came() -> None:
     assert errors.RemoteProtocolError(hostile).args == (hostile,)
     assert str(errors.LatticaError()) == ""
     assert str(errors.StorageError(2, "No\x1b", "file")) == r"[Errno 2] No\x1b: 'file'"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (59, "59 s"),
+        (90, "2 min"),
+        (3600, "1.0 h"),
+        (90_000, "25.0 h"),
+        (777_600_000, "9000 days"),
+    ],
+)
+def test_differences_of_clocks(seconds, text):
+    assert rough_duration(seconds) == text

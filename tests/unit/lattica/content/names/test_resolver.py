@@ -25,6 +25,22 @@ async def set_when_all_wait(moment: trio.Event) -> None:
     moment.set()
 
 
+async def test_an_owner_that_begins_anew_by_a_clock_that_was_set_back_is_heard(autojump_clock):
+    """Its records had the higher numbers before: who waited for a higher one heard nothing."""
+    config = SimpleNamespace(dht=SimpleNamespace(enabled=False), bootstrap=())
+    node: Any = SimpleNamespace(config=config, in_use=frozenset())
+    resolver: Any = NameResolver(node)
+    words = iter([NEW, OLD])
+
+    async def ask(_: NameRef, sequence: int = 0) -> NameRecord:
+        if sequence:
+            raise TimeoutError  # it has ended while it was waited for
+        return next(words)
+
+    resolver._ask = ask
+    assert await resolver.wait_newer(REF, NEW.sequence) == OLD
+
+
 @pytest.mark.parametrize("word", [None, NEW])
 async def test_the_owners_word_counts_where_the_dht_answers_in_the_same_moment(word):
     """In whichever order their tasks run. That the owner has no such name was forgotten in one."""
