@@ -223,7 +223,8 @@ class Dht:
         if not stored.held:
             raise NotStoredError(
                 f"none of the {len(stored.lookup.closest())} peers nearest to {key_text(key)} has "
-                "kept it"
+                f"kept it for {ttl:g} s: they have no room, or by their clocks that is over "
+                "already (`lattica doctor` says whether this machine's is behind)"
             )
         await self._keeper.wait_written()
         return stored.held

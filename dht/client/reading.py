@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -20,7 +21,12 @@ from lattica.dht.records.signed_value import (
 )
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.keys.peer_id import PeerId
+from lattica.nat.base.printable import rough_duration
 
+logger = logging.getLogger(__name__)
+
+_CLOCKS_AGREE = 60.0
+"""Seconds by which clocks may differ."""
 _MAX_PAGES = 64
 """Answers of one peer about one key, each with as many values as a record has room for."""
 
@@ -66,6 +72,7 @@ class Reader:
         self._peers = peers
         self._kinds = kinds
         self._clock = clock
+        self._warned = False
         self._turns = trio.Lock()
         """Held while a few signatures are checked: of many answers at once, one after the other."""
 
@@ -133,7 +140,19 @@ class Reader:
                 self._peers.blame(contact.peer_id, junk)
                 break
         now = self._clock() * 1000
+        self._note_expired([now - v.expires for v in found if v.expires <= now])
         return [v for v in found if v.expires > now and owner in (None, v.owner)]
+
+    def _note_expired(self, ages: Sequence[float]) -> None:
+        """Who keeps a value leaves it out when it has expired by its own clock: where the clock
+        here says so long before, one of both is wrong. That is told once."""
+        if ages and min(ages) > _CLOCKS_AGREE * 1000 and not self._warned:
+            self._warned = True
+            logger.warning(
+                "a peer keeps a value that has expired %s ago by this machine's clock, and is not "
+                "believed: if `lattica doctor` says that this clock is ahead, set it",
+                rough_duration(min(ages) / 1000),
+            )
 
     async def plain(
         self, key: bytes, *, quorum: int | None = 1

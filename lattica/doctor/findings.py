@@ -375,8 +375,8 @@ def _clocks(facts: DoctorFacts) -> Finding | None:
             "clock",
             State.WARN,
             f"This machine's clock is {_ahead(-middle)} those of most relays: it is wrong.",
-            "Set it, or have it set: `timedatectl set-ntp true`. Nothing here depends on it, but "
-            "logs and certificates do.",
+            "Set it, or have it set: `timedatectl set-ntp true`. Values in the DHT expire by it, "
+            "and logs and certificates depend on it.",
         )
     off = {relay: each for relay, each in offsets.items() if abs(each) > CLOCKS_AGREE}
     if not off:

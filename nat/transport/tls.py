@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+import time
 
 import trio
 
 from lattica.nat.base.errors import ConnectionClosedError, RemoteProtocolError
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.printable import utc_text
 from lattica.nat.base.wire import Buffer
 from lattica.nat.mux.delivery import Delivery
 from lattica.nat.transport.base import RawConn
@@ -23,6 +25,8 @@ from lattica.nat.transport.base import RawConn
 _READ_SIZE = 256 * 1024
 _CLOSE_TIMEOUT = 0.5
 """Seconds."""
+_OF_CLOCKS = {9: "is not valid yet", 10: "has expired"}
+"""OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
 
 
 def client_context() -> ssl.SSLContext:
@@ -31,6 +35,16 @@ def client_context() -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
     return context
+
+
+def _why(code: int, message: str) -> str:
+    """What is wrong with a server's certificate, and whose it is to mend."""
+    if code not in _OF_CLOCKS:
+        return f"the server's certificate is refused: {message}"
+    return (
+        f"the server's certificate {_OF_CLOCKS[code]} by this machine's clock, which says "
+        f"{utc_text(time.time())}: where that is right, its operator has to renew it"
+    )
 
 
 class TlsConn:
@@ -61,7 +75,7 @@ class TlsConn:
         """Agree on keys and check the certificate.
 
         Raises:
-            OSError: (:class:`ssl.SSLError`) the certificate is not valid, or no TLS there.
+            OSError: the certificate is not valid, or there is no TLS.
             ConnectionClosedError: the server hung up.
         """
         while True:
@@ -71,6 +85,8 @@ class TlsConn:
                 await self._flush()
                 if not await self._fill():
                     raise ConnectionClosedError("connection closed in the TLS handshake") from None
+            except ssl.SSLCertVerificationError as error:
+                raise OSError(_why(error.verify_code, error.verify_message)) from None
             else:
                 await self._flush()
                 return

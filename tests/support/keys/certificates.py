@@ -16,13 +16,14 @@ from lattica.nat.transport.tls import client_context
 Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
 
 
-def certified(folder: Path, *names: str) -> Contexts:
-    """A server's context with a certificate for these names and 127.0.0.1, and a client's that
-    trusts it. The certificate is written to a file in `folder`.
+def certified(folder: Path, *names: str, valid_from: int = -1) -> Contexts:
+    """A server's context with a certificate for these names and 127.0.0.1, valid for two days from
+    so many days on, and a client's that trusts it. The certificate is written to a file in
+    `folder`.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, names[0])])
-    now = datetime.datetime.now(datetime.UTC)
+    start = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=valid_from)
     loopback = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
     alternatives = [*map(x509.DNSName, names), loopback]
     certificate = (
@@ -31,8 +32,8 @@ def certified(folder: Path, *names: str) -> Contexts:
         .issuer_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
+        .not_valid_before(start)
+        .not_valid_after(start + datetime.timedelta(days=2))
         .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import trio
@@ -103,31 +104,37 @@ async def test_websocket_over_tls(contexts: Contexts, tail: str) -> None:
         await conn.aclose()
 
 
+async def refuse(stream: trio.SSLStream) -> None:
+    with pytest.raises(trio.BrokenResourceError):
+        await stream.do_handshake()
+
+
 async def test_another_name_is_refused(contexts: Contexts) -> None:
     server, client = contexts
     transport = WebSocketTransport(TcpTransport(), tls_context=client)
-
-    async def handler(stream: trio.SSLStream) -> None:
-        with pytest.raises(trio.BrokenResourceError):
-            await stream.do_handshake()
-
-    async with tls_server(server, handler) as port:
-        with pytest.raises(ssl.SSLCertVerificationError, match=r"relay\.other"):
+    async with tls_server(server, refuse) as port:
+        with pytest.raises(OSError, match=r"relay\.other"):
             await transport.dial(Multiaddr(f"/ip4/127.0.0.1/tcp/{port}/tls/sni/relay.other/ws"))
 
 
 async def test_a_certificate_of_nobody_is_refused(contexts: Contexts) -> None:
     server, _ = contexts
-
-    async def handler(stream: trio.SSLStream) -> None:
-        with pytest.raises(trio.BrokenResourceError):
-            await stream.do_handshake()
-
-    async with tls_server(server, handler) as port:
-        with pytest.raises(ssl.SSLCertVerificationError, match="self-signed"):
+    async with tls_server(server, refuse) as port:
+        with pytest.raises(OSError, match="self-signed"):
             await WebSocketTransport(TcpTransport()).dial(
                 Multiaddr(f"/ip4/127.0.0.1/tcp/{port}/tls/sni/relay.example/ws")
             )
+
+
+@pytest.mark.parametrize(("valid_from", "why"), [(-5, "has expired"), (5, "is not valid yet")])
+async def test_a_certificate_of_another_time_is_called_that(
+    tmp_path: Path, valid_from: int, why: str
+) -> None:
+    server, client = certified(tmp_path, "relay.example", valid_from=valid_from)
+    transport = WebSocketTransport(TcpTransport(), tls_context=client)
+    async with tls_server(server, refuse) as port:
+        with pytest.raises(OSError, match=rf"certificate {why}.*this machine's clock.* UTC"):
+            await transport.dial(Multiaddr(f"/ip4/127.0.0.1/tcp/{port}/wss"))
 
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])

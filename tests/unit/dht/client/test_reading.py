@@ -17,12 +17,13 @@ from lattica.dht.pb import records_pb2 as pb
 from lattica.dht.records import signed_value
 from lattica.dht.records.keys import value_key
 from lattica.dht.records.signed_value import decode_envelopes, open_value, seal_value
-from lattica.errors import IncompleteReadError
+from lattica.errors import IncompleteReadError, NotStoredError
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.mux.stream import Stream
 from tests.support.doubles.memory_dht import memory_dht_net
 
 KEY = value_key("key")
+NOW = 1_800_000_000.0
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ async def get_from_one(record: bytes, pages: int):
                 answer = Response(request.type, KEY, Record(KEY, record), after=after)
             await stream.send_message(encode(answer))
 
-    async with memory_dht_net() as net:
+    async with memory_dht_net(lambda: NOW) as net:
         host = net.host()
         dht = net.add()
         host.handle(dht.config.protocol, serve, owner="test")
@@ -106,3 +107,24 @@ async def test_who_sends_forged_values_is_read_no_further(autojump_clock, opened
     assert {value.owner for value in found.values} == {value.owner for value in right}
     assert junk == 24
     assert len(opened) == 64
+
+
+@pytest.mark.parametrize(("age", "is_told"), [(3600, True), (5, False)])
+async def test_a_value_that_has_expired_here_is_not_believed_and_its_reader_told_of_clocks(
+    autojump_clock, caplog, age, is_told
+):
+    expires = int((NOW - age) * 1000)
+    value = seal_value(Identity.generate(), KEY, b"", b"\xc0", sequence=1, expires=expires)
+    found, junk = await get_from_one(signed_value.encode_values([value]), 1)
+    assert (found, junk) == (None, 0)
+    assert ("this machine's clock" in caplog.text) is is_told
+
+
+async def test_whose_clock_is_behind_is_told_so_where_nobody_keeps_its_values(autojump_clock):
+    async with memory_dht_net(lambda: NOW) as net:
+        behind, other = net.add(clock=lambda: NOW - 7200), net.add()
+        await behind._host.connect(other._host.peer_id)
+        await behind.wait_ready()
+        with pytest.raises(NotStoredError, match="doctor"):
+            await behind.put("key", 1, ttl=3600)
+        assert await behind.put("key", 1, ttl=10_000) == 1
