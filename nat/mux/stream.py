@@ -245,8 +245,9 @@ class Stream(InProcess):
         """Something that was sent waits for credit or the socket."""
         return self._core.send_pending > 0
 
-    def send_nowait(self, data: bytes) -> bool:
-        """Queue all of `data` without waiting; whether there is room for more.
+    def send_nowait(self, data: bytes | memoryview) -> bool:
+        """Queue all of `data`, which must not change, without waiting; whether there is room for
+        more.
 
         For those who keep what they queue within a bound of their own: after False they should
         queue no more until :meth:`wait_sendable` has returned. Raises what :meth:`send_all` does.

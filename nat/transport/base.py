@@ -6,6 +6,7 @@ Security and multiplexing are not the business of one that makes pipes:
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -20,6 +21,19 @@ from lattica.nat.secure.noise_identity import RemoteIdentity
 
 if TYPE_CHECKING:
     from lattica.nat.mux.connection import Connection, Direction
+
+_RECEIVE_BUFFER = 512 * 1024
+"""Bytes."""
+
+
+class _ReceiveBuffer(threading.local):
+    """One large receive buffer a thread: idle connections need none of their own."""
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(_RECEIVE_BUFFER))
+
+
+receive_buffer = _ReceiveBuffer()
 
 
 class RawConn(Protocol):

@@ -7,7 +7,6 @@ import errno
 import os
 import socket
 import struct
-import threading
 from collections.abc import Iterator
 
 import trio
@@ -24,9 +23,9 @@ from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.net.own_sockets import own
 from lattica.nat.mux.delivery import Delivery
 from lattica.nat.transport import tcp_info
+from lattica.nat.transport.base import receive_buffer
 
 _BACKLOG = 4096
-_RECEIVE_BUFFER = 512 * 1024
 # Data the kernel holds and has not sent cannot be overtaken by what is urgent, nor does it stay in
 # the processor's cache.
 _NOTSENT_LOWAT = 256 * 1024
@@ -46,16 +45,6 @@ _ACCEPT_GONE = {
     errno.ETIMEDOUT,
     errno.EHOSTDOWN,
 }
-
-
-class _ReceiveBuffer(threading.local):
-    """One large receive buffer a thread: idle connections need none of their own."""
-
-    def __init__(self) -> None:
-        self.view = memoryview(bytearray(_RECEIVE_BUFFER))
-
-
-_receive_buffer = _ReceiveBuffer()
 
 
 class TcpConn:
@@ -90,7 +79,7 @@ class TcpConn:
             if sock.fileno() == -1:
                 raise trio.ClosedResourceError("aborted by this side")
             await trio.lowlevel.wait_readable(sock)
-            buffer = _receive_buffer.view
+            buffer = receive_buffer.view
             try:
                 return buffer[: sock.recv_into(buffer)]
             except BlockingIOError:

@@ -376,17 +376,13 @@ class DataStream:
         return decode_reference(await self.stream.receive_exactly(REFERENCE_BYTES))
 
     async def _receive_bytes(self, size: int, is_shared: bool = False) -> bytes:
-        parts = []
-        for start in range(0, size, _STEP):
-            step = min(_STEP, size - start)
-            self._begin_part(step)
-            reference = await self._receive_reference() if is_shared else None
-            if reference is not None:
-                link = self._shared.find(self.stream.peer_id, reference)
-                parts.append(link.get(reference, step))
-            else:
-                parts.append(await self.stream.receive_exactly(step))
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        if size > _STEP:  # one copy; to join what came in many messages takes two
+            return bytes(await self._receive_into(size, None, is_shared))
+        self._begin_part(size)
+        reference = await self._receive_reference() if is_shared else None
+        if reference is not None:
+            return self._shared.find(self.stream.peer_id, reference).get(reference, size)
+        return await self.stream.receive_exactly(size)
 
     @contextmanager
     def _in_time(self) -> Iterator[None]:

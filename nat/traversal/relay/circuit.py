@@ -17,6 +17,7 @@ from lattica.nat.base.net.addresses import with_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.wire import Buffer
 from lattica.nat.mux.stream import Stream
+from lattica.nat.transport.base import receive_buffer
 from lattica.nat.traversal.relay.messages import Limit
 
 _CIRCUIT = Multiaddr("/p2p-circuit")
@@ -87,14 +88,16 @@ class CircuitConn:
         if self._answer is not None:
             answer, self._answer = self._answer, None
             self.limit = await answer()
+        buffer = receive_buffer.view
         try:
-            data = await self._stream.receive_view()
+            # All that has come, in one piece: few messages of what is inside end where others do.
+            size = await self._stream.receive_into(buffer)
         except LatticaError as error:
             raise self._ended(error) from error
-        self._received += len(data)
-        if not data and self._is_used_up:
+        self._received += size
+        if not size and self._is_used_up:
             raise self._ended("closed by the relay")
-        return data
+        return buffer[:size]
 
     async def send(self, data: Buffer) -> None:
         # A copy costs little, and while it leaves, the sender encrypts what comes next.

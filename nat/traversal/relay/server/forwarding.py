@@ -34,10 +34,10 @@ async def forward(
 ) -> None:
     """Pass on what `origin` sends until it ends, and then its end; tell `on_progress` of each part.
 
-    Backpressure: nothing is read from `origin` before what was read from it has left for
-    `goal`. When cancelled, or when this raises, the circuit is not whole any more, and both
-    streams are to be reset. Raises :class:`LimitReachedError` when the circuit has used up
-    its bytes, and what the streams raise.
+    Backpressure: nothing is read from `origin` while more than `Windows.send_buffer` bytes wait to
+    leave for `goal`; what is less leaves together. When cancelled, or when this raises, the circuit
+    is not whole any more, and both streams are to be reset. Raises :class:`LimitReachedError` when
+    the circuit has used up its bytes, and what the streams raise.
     """
     while data := await origin.receive_view():
         allowance = circuit.allowance(direction)
@@ -45,7 +45,8 @@ async def forward(
         if excess:
             data = data[:allowance]
         if data:
-            await goal.send_all(data)
+            if not goal.send_nowait(data):
+                await goal.wait_sendable()
             delay = circuit.account(direction, len(data), trio.current_time())
             on_progress()
             if delay:
