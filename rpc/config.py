@@ -34,9 +34,9 @@ class RpcConfig:
     """Seconds that calls under way have to finish when the node shuts down."""
     max_calls_per_peer: int = 1024
     """Calls of one peer that may be under way here; further ones are refused, and not run."""
-    max_calls_per_network: int = 4096
+    max_calls_per_network: int = 2048
     """The same for all peers of one network: an IPv4 /24, an IPv6 /48, those behind one relay.
-    Peers cost nothing, so that a limit for each limits nobody."""
+    Peers cost nothing, so that a limit for each limits nobody. More for a cluster in one."""
     max_calls_to_peer: int = 1024
     """Calls to one peer that may be under way; further ones wait for a place."""
     max_data_streams: int = 128

@@ -96,10 +96,10 @@ class DataStream:
         self.held = 0
         """Bytes that it has of the budget."""
         self.waits_since = 0.0
-        self._patience = trio.CancelScope()
+        self._patience: trio.CancelScope | None = None
+        """That of the body which is being received."""
         self._yielded = ""
         """Why its memory has gone to others."""
-        self._prefixes = PrefixReader()
         self._traffic = traffic
         self._shared = shared
         self._heavy = heavy
@@ -319,7 +319,7 @@ class DataStream:
         return await trio.to_thread.run_sync(decoder.decode_partly, skeleton, buffers)
 
     async def _receive_prefix(self) -> tuple[Prefix, bool] | None:
-        stream, prefixes = self.stream, self._prefixes
+        stream, prefixes = self.stream, PrefixReader()
         while True:
             view = await stream.receive_view()
             if not view:
@@ -394,6 +394,7 @@ class DataStream:
                 self._patience = scope
                 yield
         finally:
+            self._patience = None
             self._budget.waiting.discard(self)
         if scope.cancelled_caught:
             raise IncompleteReadError(f"too little of a message of RPC came in {BODY_STALL:.0f} s")
@@ -402,8 +403,9 @@ class DataStream:
         """`size` bytes of a body are to come, which have their own time."""
         self._reserve(size)
         self.waits_since = trio.current_time()
-        if self._patience.deadline < self.waits_since + BODY_STALL - _EXACT:
-            self._patience.deadline = self.waits_since + BODY_STALL
+        scope, until = self._patience, self.waits_since + BODY_STALL
+        if scope is not None and scope.deadline < until - _EXACT:
+            scope.deadline = until
 
     def release(self) -> None:
         """Give back the memory of the last message to the budget. Idempotent."""

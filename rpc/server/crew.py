@@ -89,7 +89,8 @@ class Crew(Generic[T]):
 
     def _start_worker(self) -> None:
         # A task has the context of who starts it, which may be a handler with variables of its own.
-        self._context.run(self._tasks.start_soon, self._work)
+        worker: Worker[T] = Worker()
+        self._context.run(self._tasks.start_in, worker.scope, self._work, worker)
 
     def _pass_lead(self) -> None:
         if self._resting:
@@ -97,46 +98,44 @@ class Crew(Generic[T]):
         else:
             self._start_worker()
 
-    async def _work(self) -> None:
+    async def _work(self, worker: Worker[T]) -> None:
         """Lead and rest by turns, until there is no use for that or a job has been cancelled."""
-        worker: Worker[T] = Worker()
         before = copy_context()
         job: T | None = None
         work: Coroutine[Any, Any, object] | None = None
         more: list[T] | None = None
         try:
-            with worker.scope:
-                while True:
-                    turn = time.perf_counter() + _TURN
-                    while self._jobs:
-                        if time.perf_counter() > turn:
-                            await trio.lowlevel.checkpoint()
-                            turn = time.perf_counter() + _TURN
-                        job = self._jobs.popleft()
-                        try:
-                            work = self._run(job)
-                            if work is None:
-                                continue
-                            await _drive(work, self._suspend, job, worker)
-                        except Exception as defect:
-                            self._failed(job, defect)
-                        if worker.job is not None:  # somebody else leads
-                            worker.job = None
-                            if worker.stopped or worker.scope.cancel_called:
-                                return
-                            job = work = more = None  # what came need not stay meanwhile
-                            if _is_changed(before) or not await self._rest():
-                                return
-                        elif _is_changed(before):
-                            # What it left in the context is nothing for the next one.
-                            self._pass_lead()
+            while True:
+                turn = time.perf_counter() + _TURN
+                while self._jobs:
+                    if time.perf_counter() > turn:
+                        await trio.lowlevel.checkpoint()
+                        turn = time.perf_counter() + _TURN
+                    job = self._jobs.popleft()
+                    try:
+                        work = self._run(job)
+                        if work is None:
+                            continue
+                        await _drive(work, self._suspend, job, worker)
+                    except Exception as defect:
+                        self._failed(job, defect)
+                    if worker.job is not None:  # somebody else leads
+                        worker.job = None
+                        if worker.stopped or worker.scope.cancel_called:
                             return
-                    job = work = more = None
-                    more = await self._read()
-                    if more is None:
-                        self._end()
+                        job = work = more = None  # what came need not stay meanwhile
+                        if _is_changed(before) or not await self._rest():
+                            return
+                    elif _is_changed(before):
+                        # What it left in the context is nothing for the next one.
+                        self._pass_lead()
                         return
-                    self._jobs.extend(more)
+                job = work = more = None
+                more = await self._read()
+                if more is None:
+                    self._end()
+                    return
+                self._jobs.extend(more)
         except BaseException:
             if worker.job is None:  # the one who reads: nobody would go on
                 self._end()

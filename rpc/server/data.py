@@ -37,7 +37,7 @@ from lattica.rpc.services.context import CallContext
 
 if TYPE_CHECKING:
     from lattica.rpc.server.server import Server
-    from lattica.rpc.telemetry.tracing import ServedSpan
+    from lattica.rpc.telemetry.tracing import ServedSpan, Tracing
 
 _NIL = Encoded(b"\xc0")
 
@@ -45,6 +45,9 @@ _NIL = Encoded(b"\xc0")
 class DataPlane:
     """Serves the streams of the data plane. A caller that resets a stream cancels what runs on
     it.
+
+    Strangers may have thousands of calls under way, and the garbage collector stops the node while
+    it looks through all that there is: a call keeps few objects, and one scope of trio's.
     """
 
     def __init__(self, server: Server) -> None:
@@ -63,41 +66,47 @@ class DataPlane:
             server.heavy,
         )
         try:
-            while True:
-                try:
-                    message = await data.receive(admit=partial(self._admit, data))
-                except RpcError as error:  # over budget, or not let in
-                    if not stream.is_dead:
-                        await self._fail(data, error, is_last=True)
-                    return
-                goes_on = message is not None and await self._serve_one(data, message)
-                del message  # the arguments need not stay until the next call
-                if not goes_on:
-                    return
+            with trio.CancelScope() as scope:
+                stream.cancel_when_gone(scope)
+                while await self._serve_next(data, scope):
+                    pass
         finally:
             data.end()
 
-    async def _serve_one(self, data: DataStream, message: Message) -> bool:
-        """Serve a call; whether another may follow on the stream."""
+    async def _serve_next(self, data: DataStream, scope: trio.CancelScope) -> bool:
+        """Serve what comes next; whether more may follow on the stream, on which the scope is."""
+        try:
+            message = await data.receive(admit=partial(self._admit, data))
+        except RpcError as error:  # over budget, or not let in
+            if not data.stream.is_dead:
+                await self._fail(data, error, is_last=True)
+            return False
+        if message is None:
+            return False
         if message.kind is Kind.FETCH:
-            return await self._fetch(data, message)
+            return await self._fetch(data, message.value)
         if message.kind is not Kind.CALL:
             raise RemoteProtocolError(f"RPC: {message.kind.name} where a call was expected")
         head = decode_call(message.value)
+        message.value = None  # what is not in the head need not stay as long as the call
         server, peer = self._server, data.stream.peer_id
         method = server.methods.get(head.method)
         network = data.source.network
-        error = self._refusal(head, method, data)
-        if error is not None or method is None:
+        refusal = self._refusal(head, method, data)
+        if refusal is not None or method is None:
             # Its requests may be on their way: nothing else can be told from them.
             is_last = head.kind & 1 == 1
-            await self._fail(data, error or server.unknown(head.method), is_last=is_last)
+            await self._fail(data, refusal or server.unknown(head.method), is_last=is_last)
             return not is_last
         server.data_calls[peer] += 1
         server.count_call(network, 1)
         try:
+            if server.tracing is None:
+                work = self._call(data, head, method, message, scope)
+            else:
+                work = self._traced(data, head, method, message, scope, server.tracing)
             # The next call on the stream is to see nothing of what this one's handler sets.
-            return await in_context(copy_context(), self._traced(data, head, method, message))
+            return await in_context(copy_context(), work)
         finally:
             server.count_call(network, -1)
             server.data_calls[peer] -= 1
@@ -158,13 +167,17 @@ class DataPlane:
         )
 
     async def _traced(
-        self, data: DataStream, head: CallHead, method: ServedMethod, message: Message
+        self,
+        data: DataStream,
+        head: CallHead,
+        method: ServedMethod,
+        message: Message,
+        scope: trio.CancelScope,
+        tracing: Tracing,
     ) -> bool:
-        tracing, name = self._server.tracing, method.definition.full_name
-        if tracing is None:
-            return await self._call(data, head, method, message)
+        name = method.definition.full_name
         with tracing.served(name, data.stream.peer_id, head.metadata) as span:
-            return await self._call(data, head, method, message, span)
+            return await self._call(data, head, method, message, scope, span)
 
     async def _call(
         self,
@@ -172,6 +185,7 @@ class DataPlane:
         head: CallHead,
         method: ServedMethod,
         message: Message,
+        scope: trio.CancelScope,
         span: ServedSpan | None = None,
     ) -> bool:
         server, definition = self._server, method.definition
@@ -186,28 +200,28 @@ class DataPlane:
             requests = RequestStream(data, definition.check_item)
         code: int = StatusCode.CANCELLED
         method.counters.active += 1
+        server.deadlines.add(scope, deadline)
         try:
-            with trio.CancelScope() as scope:
-                server.deadlines.add(scope, deadline)
-                try:
-                    await self._run(data, head, method, message, requests, deadline)
-                    code = StatusCode.OK
-                except BaseException as error:  # of the handler, whose own may be no Exception
-                    if stream.is_gone or (requests is not None and requests.is_broken):
-                        raise
-                    failed = method.failure(
-                        error, stream.peer_id, send_traceback=server.config.send_tracebacks
-                    )
-                    code = failed.code
-                    is_last = requests is not None and not requests.ended
-                    await data.send_raw(
-                        encode_failure(code, failed.message, failed.facts, is_last=is_last)
-                    )
-            if scope.cancelled_caught:
+            try:
+                await self._run(data, head, method, message, requests, deadline)
+                code = StatusCode.OK
+            except BaseException as error:  # of the handler, whose own may be no Exception
+                if stream.is_gone or (requests is not None and requests.is_broken):
+                    raise
+                failed = method.failure(
+                    error, stream.peer_id, send_traceback=server.config.send_tracebacks
+                )
+                code = failed.code
+                is_last = requests is not None and not requests.ended
+                await data.send_raw(
+                    encode_failure(code, failed.message, failed.facts, is_last=is_last)
+                )
+        except BaseException:
+            if scope.cancel_called and not stream.is_gone:
                 code = StatusCode.DEADLINE_EXCEEDED
                 # A part of a message may have been sent.
                 stream.reset(code=code)
-                return False
+            raise
         finally:
             server.deadlines.forget(scope)
             method.counters.ended(code, time.perf_counter() - start)
@@ -227,11 +241,12 @@ class DataPlane:
         server, definition = self._server, method.definition
         network = data.source.network
         args, keywords = method.arguments(head.args, head.keywords, message.refusal)
-        context = self._context(data, head, method, deadline)
-        if not message.is_admitted:
-            method.check_access(context)
-        if definition.context_parameter is not None:
-            keywords[definition.context_parameter] = context
+        if method.needs_context:
+            context = self._context(data, head, method, deadline)
+            if not message.is_admitted:
+                method.check_access(context)
+            if definition.context_parameter is not None:
+                keywords[definition.context_parameter] = context
         if requests is not None and definition.stream_parameter is not None:
             of_thread = not definition.request_stream_is_async
             keywords[definition.stream_parameter] = (
@@ -251,7 +266,7 @@ class DataPlane:
             iterator = aiter(await made if hasattr(made, "__await__") else made)
         else:
             iterator = ThreadedIterator(
-                lambda: method.function(*args, **keywords),
+                partial(method.function, *args, **keywords),
                 method.threads.of(network),
                 server.tasks,
             )
@@ -265,8 +280,8 @@ class DataPlane:
                 await close()
         await data.send(Kind.END, _NIL, is_last=requests is not None and not requests.ended)
 
-    async def _fetch(self, data: DataStream, message: Message) -> bool:
-        name, call = decode_fetch(message.value)
+    async def _fetch(self, data: DataStream, value: Any) -> bool:
+        name, call = decode_fetch(value)
         session = self._server.control.sessions.get((data.stream.peer_id, name))
         large = None if session is None else session.large_result(call)
         if session is None or large is None:

@@ -7,6 +7,7 @@ import logging
 import traceback
 from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from lattica.nat.base.concurrency.exception_groups import unwrapped
@@ -117,7 +118,7 @@ class ServedMethod:
             result = self.function(*args, **keywords)
         else:
             threads = self.threads.of(network)
-            result = await threads.run(lambda: self.function(*args, **keywords), self.patience)
+            result = await threads.run(partial(self.function, *args, **keywords), self.patience)
         return self.checked(result)
 
     def checked(self, result: Any) -> Any:

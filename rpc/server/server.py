@@ -133,7 +133,7 @@ class Server:
         self._remove(service.name)
         if not self._services:
             self._host.handle(CONTROL, self.control.serve, owner=_OWNER)
-            self._host.handle(DATA, self._data.serve, owner=_OWNER, cancel_when_gone=True)
+            self._host.handle(DATA, self._data.serve, owner=_OWNER)
             self.shared.serve()
         self._services[service.name] = implementation
         self.methods.update(served)

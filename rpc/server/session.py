@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Coroutine, Hashable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -334,7 +335,7 @@ class Session:
                     self.path,
                     job.deadline,
                     request.metadata,
-                    lambda: self._is_given_up(call),
+                    partial(self._is_given_up, call),
                 )
                 method.check_access(context)
                 if method.definition.context_parameter is not None:

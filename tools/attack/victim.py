@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import logging
 import os
@@ -24,6 +23,7 @@ from lattica.content.manifest.codec import encode_manifest
 from lattica.content.manifest.manifest import MAX_CHUNK_BYTES, ChunkTable, FileEntry, Manifest
 from lattica.content.publish.catalog import Publication
 from lattica.content.publish.server import Publisher
+from lattica.daemon.collector import spare_collector
 from lattica.nat.base.net.addresses import Kind, kind_of
 from lattica.nat.mux.stream import Stream
 from lattica.node import Node
@@ -195,7 +195,7 @@ def main() -> None:
     if attack.files:
         resource.setrlimit(resource.RLIMIT_NOFILE, (attack.files, attack.files))
     hashlib.sha256()  # loaded before memory is measured
-    gc.freeze()  # as the commands do
+    spare_collector()  # as the commands do
     counter = _LogCounter()
     logging.getLogger().addHandler(counter)
     logging.getLogger().setLevel(logging.INFO)

@@ -136,20 +136,17 @@ def run(function: Callable[[*Arguments], Awaitable[T]], *arguments: *Arguments) 
     It is raised where the function waits, and nowhere else: in a callback of the import machinery
     or of the garbage collector Python would print it and go on.
     """
-    import gc
-
     import trio
 
     import lattica.node  # noqa: F401 - takes a moment, in which Ctrl-C is to end the process
+    from lattica.daemon.collector import spare_collector
 
     @trio.lowlevel.enable_ki_protection
     async def interruptible() -> T:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         return await function(*arguments)
 
-    # What is loaded stays: the collector need not look at it, which takes tens of milliseconds
-    # in which nobody has a turn.
-    gc.freeze()
+    spare_collector()
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         # It waits until trio has its own handler in place.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

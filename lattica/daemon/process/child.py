@@ -24,6 +24,7 @@ from typing import Any, Final, cast
 import trio
 
 from lattica.config import NodeConfig
+from lattica.daemon.collector import spare_collector
 from lattica.daemon.process.channel import Channel
 from lattica.daemon.process.mirrors import Mirrors
 from lattica.daemon.process.values import Values
@@ -302,6 +303,7 @@ def serve(sock: socket.socket) -> None:
     log = _forwarded(level)
     identity = None if seed is None else Identity(seed)
     lattica = _ChildLattica(config, identity=identity)
+    spare_collector()
     try:
         lattica.start()
     except Exception as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVarTuple
 
 import trio
@@ -54,8 +55,16 @@ class Tasks:
 
     def start_soon(self, function: Callable[[*Ts], Awaitable[object]], *args: *Ts) -> None:
         """Start a task; nothing happens after :meth:`cancel`."""
+        self.start_in(trio.CancelScope(), function, *args)
+
+    def start_in(
+        self,
+        scope: trio.CancelScope,
+        function: Callable[[*Ts], Awaitable[object]],
+        *args: *Ts,
+    ) -> None:
+        """The same with a scope for it, a new one, by which it can be cancelled."""
         if not self.closed:
-            scope = trio.CancelScope()
             self._scopes.add(scope)
             self._nursery.start_soon(self._run, scope, function, *args)
 
@@ -67,13 +76,7 @@ class Tasks:
                 await function(*args)
         except BaseException as error:
             # A defect, ours or of an iterator, costs what the task was for, not the node.
-            name = getattr(function, "__qualname__", "a task")
-            settle(
-                error,
-                lambda own: peer_log.log(
-                    logger, logging.ERROR, name, "internal error: %s", name, exc_info=own
-                ),
-            )
+            settle(error, partial(_report, getattr(function, "__qualname__", "a task")))
         finally:
             self._scopes.discard(scope)
             self._changed.set()
@@ -89,3 +92,7 @@ class Tasks:
         while self._scopes:
             self._changed = trio.Event()
             await self._changed.wait()
+
+
+def _report(task: str, error: BaseException) -> None:
+    peer_log.log(logger, logging.ERROR, task, "internal error: %s", task, exc_info=error)

@@ -418,7 +418,7 @@ class Session(MuxSession):
         size = over + units * unit
         out[HEADER_SIZE : HEADER_SIZE + over] = chunk[:over]
         if size == len(chunk):
-            stream.send_queue.popleft()
+            del stream.send_queue[0]
         else:
             stream.send_queue[0] = chunk[size:]
         self._finish_frame(stream, out, 0, size)
@@ -449,7 +449,7 @@ class Session(MuxSession):
             size = len(chunk)
             if position + size <= end:
                 out[position : position + size] = chunk
-                queue.popleft()
+                del queue[0]
             else:
                 size = end - position
                 out[position:end] = chunk[:size]

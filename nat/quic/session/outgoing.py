@@ -159,7 +159,7 @@ class Outgoing:
             chunk = queue[0]
             size = len(chunk)
             if moved + size <= limit:
-                queue.popleft()
+                del queue[0]
             else:
                 size = limit - moved
                 queue[0] = chunk[size:]

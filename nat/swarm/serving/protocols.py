@@ -35,18 +35,18 @@ class _Served:
     """For as many handlers as may run at once; None: any number."""
 
     async def run(self, stream: Stream) -> None:
-        if self.places is None:
+        if self.places is not None:
+            async with self.places.of(stream):
+                await self._handle(stream)
+        elif self.cancel_when_gone:
             await self._handle(stream)
-            return
-        async with self.places.of(stream):
-            await self._handle(stream)
+        else:
+            await require_awaitable(self.handler(stream))
 
     async def _handle(self, stream: Stream) -> None:
-        if not self.cancel_when_gone:
-            await require_awaitable(self.handler(stream))
-            return
         with trio.CancelScope() as scope:
-            stream.cancel_when_gone(scope)
+            if self.cancel_when_gone:
+                stream.cancel_when_gone(scope)
             await require_awaitable(self.handler(stream))
 
 
@@ -138,11 +138,12 @@ class ProtocolTable:
         """
         try:
             try:
-                handler = await self._negotiate(stream)
+                served = await self._negotiate(stream)
             finally:
                 negotiated()
-            if handler is not None:
-                await handler(stream)
+                del negotiated  # which need not stay as long as the stream
+            if served is not None:
+                await served.run(stream)
                 stream.close()
         except BaseException as raised:  # of a handler, whose own may be no Exception
             try:
@@ -179,7 +180,7 @@ class ProtocolTable:
                 exc_info=error,
             )
 
-    async def _negotiate(self, stream: Stream) -> StreamHandler | None:
+    async def _negotiate(self, stream: Stream) -> _Served | None:
         negotiation = Responder(self._served.__contains__, lambda: self.names)
         with trio.move_on_after(self._negotiate_timeout):
             while negotiation.selected is None:
@@ -215,9 +216,6 @@ class ProtocolTable:
         stream.protocol = negotiation.selected
         stream.push_back(negotiation.rest)
         served = self._served.get(negotiation.selected)
-        return _gone if served is None else served.run
-
-
-async def _gone(stream: Stream) -> None:
-    """Stands in for a handler that was removed while its protocol was being agreed on."""
-    stream.reset()
+        if served is None:  # removed while it was being agreed on
+            stream.reset()
+        return served

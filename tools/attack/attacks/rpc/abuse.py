@@ -27,7 +27,7 @@ from tools.attack.attacks.rpc.caller import (
 )
 
 _AT_ONCE = 512
-"""Calls of each enemy that end at the same moment: with eight, all that a network may have."""
+"""Calls of each enemy that end at the same moment: with eight, twice what a network may have."""
 _EVERY = 2.0
 """Seconds between such moments."""
 _ANSWER = 60_000
