@@ -85,6 +85,8 @@ def node_command(
 async def _serve(config: NodeConfig, output: EventOutput | None) -> None:
     import os
 
+    import trio
+
     from lattica.cli.shared.stopping import stopped_by_signals
     from lattica.daemon.node.running import member_of
     from lattica.daemon.service_manager import ServiceManager
@@ -97,10 +99,12 @@ async def _serve(config: NodeConfig, output: EventOutput | None) -> None:
         with node.events() as events:
             async with node, member_of(node, has_key=config.identity_path is not None) as member:
                 stop.nursery.start_soon(manager.run, member.summary)
-                try:
-                    await _report(member, events, output)
-                finally:
-                    manager.stopping()
+                # The node itself goes on while peers are told what is here no more, and good-bye.
+                with trio.CancelScope() as stop.scope:
+                    try:
+                        await _report(member, events, output)
+                    finally:
+                        manager.stopping()
 
 
 async def _report(member: Member, events: EventStream, output: EventOutput | None) -> None:

@@ -23,7 +23,7 @@ class NameNotFoundError(ContentNotFoundError):
     def __init__(self, message: str, *, is_denied: bool = False) -> None:
         super().__init__(message)
         self.is_denied = is_denied
-        """Its owner itself says that it has no such name."""
+        """Its owner itself says that it has no such name, or has withdrawn it."""
 
 
 class ContentChangedError(ContentError):

@@ -239,8 +239,8 @@ class Content:
         )
 
     def unpublish(self, publication: Ticket | Cid | str) -> None:
-        """See :meth:`lattica.content.Publisher.unpublish`. Its names lead nowhere then, and the DHT
-        is told that it is here no more."""
+        """See :meth:`lattica.content.Publisher.unpublish`. Its names are withdrawn then, and the
+        DHT is told that it is here no more."""
         if self._publisher is None:
             raise ContentNotFoundError("nothing is published here")
         self._publisher.unpublish(publication)

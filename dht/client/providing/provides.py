@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import trio
 
 from lattica.dht.client.providing.providing import Providing
-from lattica.nat.base.errors import LocalProtocolError
+from lattica.dht.errors import NotStoredError
 
 MOST = 64
 """That are on their way at a time, those that have returned, too. Who begins another waits."""
@@ -66,7 +66,7 @@ class Provides:
         if one.error is not None:
             raise one.error
         if not one.held and not one.is_complete:
-            raise LocalProtocolError("it was given up: the key was withdrawn, or the node ended")
+            raise NotStoredError("it was given up: the key was withdrawn, or the node ended")
         return one.held
 
     async def give_up(self, key: bytes) -> None:

@@ -3,8 +3,9 @@
 A name is text below its owner: `12D3KooW…/my-model`. The record is a value of the DHT under the
 key `/p2p/ID/name/NAME`, which only that peer can write
 (:mod:`lattica.dht.records.signed_value`), with the data `{"cid": …, "description": …}` (binary
-content ids; the second one only for repositories). The same record is what the owner answers when
-it is asked (:mod:`~lattica.content.names.messages`).
+content ids; the second one only for repositories), or `{"withdrawn": True}` where its owner has let
+it lead nowhere. The same record is what the owner answers when it is asked, as long as it leads
+somewhere (:mod:`~lattica.content.names.messages`).
 """
 
 from __future__ import annotations
@@ -122,16 +123,19 @@ def name_key(owner: PeerId, name: str) -> str:
     return f"/p2p/{owner}/name/{name}"
 
 
-def target_data(target: NameTarget) -> dict[str, bytes]:
-    """The value of a name in the DHT."""
-    data = {"cid": bytes(target.cid)}
+def target_data(target: NameTarget | None) -> dict[str, bytes | bool]:
+    """The value of a name in the DHT; None: of one that is withdrawn."""
+    if target is None:
+        return {"withdrawn": True}
+    data: dict[str, bytes | bool] = {"cid": bytes(target.cid)}
     if target.description is not None:
         data["description"] = bytes(target.description)
     return data
 
 
-def read_target(value: object) -> NameTarget:
-    """What a value says. Keys that are not known are left for later versions.
+def read_target(value: object) -> NameTarget | None:
+    """What a value says; None: the name is withdrawn. Keys that are not known are left for later
+    versions.
 
     Raises:
         RemoteProtocolError: it is no name's.
@@ -141,6 +145,8 @@ def read_target(value: object) -> NameTarget:
         if isinstance(cid, bytes) and isinstance(description, bytes | None):
             found = None if description is None else Cid.from_bytes(description)
             return NameTarget(Cid.from_bytes(cid), found)
+        if value.get("withdrawn") is True:
+            return None
     raise RemoteProtocolError("a name's value has no content id")
 
 
@@ -167,4 +173,6 @@ def open_name(envelope: bytes, owner: PeerId, name: str) -> NameRecord:
     if signed.subkey:
         raise RemoteProtocolError("a name's record with a subkey")
     target = read_target(decode_data(signed.data))
+    if target is None:
+        raise RemoteProtocolError("a name's record that leads nowhere")
     return NameRecord(owner, name, target, signed.sequence, signed.expires / 1000, envelope)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -50,9 +51,10 @@ class NameResolver:
         """What a name leads to: the owner's own word if it answers, else the newest of the DHT.
 
         Raises:
-            NameNotFoundError: the owner has no such name, or neither knows it.
+            NameNotFoundError: the owner has no such name, or has withdrawn it, or neither knows it.
         """
         found: NameRecord | None = None
+        withdrawn: NameNotFoundError | None = None
         answered = False
         reason = f"nobody has answered within {timeout:g} s"
         with trio.move_on_after(timeout), single_error():
@@ -73,12 +75,18 @@ class NameResolver:
 
                 nursery.start_soon(ask_owner)
                 if self._uses_dht:
-                    record = await self._look_up(ref)
-                    if record is not None and not answered:
+                    record = None
+                    try:
+                        record = await self._look_up(ref)
+                    except NameNotFoundError as error:
+                        withdrawn = error
+                    if not answered and (record is not None or withdrawn is not None):
                         found = record
                         # Its own word may be newer, but may not be waited for long.
                         nursery.cancel_scope.deadline = trio.current_time() + _OWN_WORD
         if found is None:
+            if withdrawn is not None:
+                raise withdrawn
             if answered:
                 reason = "its owner does not have it"
             raise NameNotFoundError(f"the name {ref} leads nowhere: {reason}", is_denied=answered)
@@ -104,7 +112,7 @@ class NameResolver:
             except (LatticaError, TimeoutError) as error:
                 logger.info("the owner of %s cannot be asked: %s", ref, error)
             if self._uses_dht:
-                with trio.move_on_after(ASK_TIMEOUT):
+                with trio.move_on_after(ASK_TIMEOUT), suppress(NameNotFoundError):
                     record = await self._look_up(ref)
             if record is not None and record.sequence > sequence:
                 return record
@@ -138,6 +146,11 @@ class NameResolver:
             return record
 
     async def _look_up(self, ref: NameRef) -> NameRecord | None:
+        """What the DHT knows; None: nothing.
+
+        Raises:
+            NameNotFoundError: its owner has withdrawn it.
+        """
         try:
             found = await self._node.dht.get(name_key(ref.peer_id, ref.name), owner=ref.peer_id)
         except DhtError as error:
@@ -151,4 +164,8 @@ class NameResolver:
         except RemoteProtocolError as error:
             logger.warning("the name %s leads to what is no content: %s", ref, error)
             return None
+        if target is None:
+            raise NameNotFoundError(
+                f"the name {ref} leads nowhere: its owner has withdrawn it", is_denied=True
+            )
         return NameRecord(ref.peer_id, ref.name, target, newest.sequence, newest.expires)

@@ -27,8 +27,12 @@ from lattica.content.names.record import (
     target_data,
 )
 from lattica.content.swarm.dht_finder import dht_finder
-from lattica.dht.errors import DhtError
-from lattica.nat.base.errors import ConnectionClosedError, IncompleteReadError, StreamResetError
+from lattica.nat.base.errors import (
+    ConnectionClosedError,
+    IncompleteReadError,
+    LatticaError,
+    StreamResetError,
+)
 from lattica.nat.base.keys.peer_id import PeerId
 
 if TYPE_CHECKING:
@@ -42,6 +46,8 @@ _MAX_STREAMS = 1024
 _MAX_STREAMS_PER_PEER = 16
 _QUESTION_TIMEOUT = 10.0
 """Seconds that an asker has to ask."""
+_LAST_WORD = 5.0
+"""Seconds for which the DHT is told that a name is withdrawn although the node is ending."""
 _NAMES: dict[Node, Names] = {}
 """Of each node that has some."""
 
@@ -67,6 +73,8 @@ class Names:
         self._nursery = nursery
         self._scope = trio.CancelScope()
         self._records: dict[str, NameRecord] = {}
+        self._unsaid: dict[str, tuple[NameTarget | None, float]] = {}
+        """What the DHT is being told, by name: where it leads, and until when that is valid."""
         self._changed = trio.Event()
         self._streams: Counter[PeerId] = Counter()
         node.handle(NAMES, self._serve, owner=self, cancel_when_gone=True)
@@ -109,16 +117,19 @@ class Names:
         )
         self._records[name] = record
         self._tell()
-        if dht_finder(self._node) is not None:
-            self._nursery.start_soon(self._put, record)
+        self._tell_dht(name, target, record.expires)
         return record
 
     def withdraw(self, cid: Cid) -> None:
-        """Have the names that lead to this lead nowhere. What is in the DHT stays until it
-        expires."""
-        led = [name for name, record in self._records.items() if record.target.cid == cid]
-        for name in led:
-            del self._records[name]
+        """Have the names that lead to this lead nowhere.
+
+        The DHT is told in the background that they are withdrawn, for as long as what was said of
+        them before could be found.
+        """
+        led = [record for record in self._records.values() if record.target.cid == cid]
+        for record in led:
+            del self._records[record.name]
+            self._tell_dht(record.name, None, record.expires)
         self._tell()
 
     def _tell(self) -> None:
@@ -140,16 +151,37 @@ class Names:
             logger.warning("it cannot be fetched by its name: %s", error)
             return None
 
-    async def _put(self, record: NameRecord) -> None:
-        key = name_key(record.owner, record.name)
+    def _tell_dht(self, name: str, target: NameTarget | None, expires: float) -> None:
+        """Have the DHT know where a name leads; None: nowhere any more."""
+        if dht_finder(self._node) is None:
+            return
+        is_being_said = name in self._unsaid
+        self._unsaid[name] = target, expires
+        if not is_being_said:
+            self._nursery.start_soon(self._say, name)
+
+    async def _say(self, name: str) -> None:
+        """One after the other: the DHT takes for newest what it was told last."""
+        said, is_said = None, False
         try:
-            held = await self._node.dht.put(key, target_data(record.target), ttl=NAME_TTL)
-        except DhtError as error:
-            logger.warning(
-                "the name %s is known to this peer only, not to the DHT: %s", record.name, error
-            )
+            while said is not self._unsaid[name]:
+                said = self._unsaid[name]
+                await self._put(name, *said)
+            is_said = True
+        finally:
+            target, expires = self._unsaid.pop(name)
+            if target is None and not is_said:
+                with trio.move_on_after(_LAST_WORD, shield=True):
+                    await self._put(name, target, expires)
+
+    async def _put(self, name: str, target: NameTarget | None, expires: float) -> None:
+        key, ttl = name_key(self._node.peer_id, name), max(expires - self._clock(), 1.0)
+        try:
+            held = await self._node.dht.put(key, target_data(target), ttl=ttl)
+        except LatticaError as error:
+            logger.warning("the DHT does not know where the name %s leads now: %s", name, error)
         else:
-            logger.info("%d peers of the DHT know the name %s", held, record.name)
+            logger.info("%d peers of the DHT know where the name %s leads now", held, name)
 
     async def _sign_again(self) -> None:
         with self._scope:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import trio
 
 from lattica.content.swarm.messages import Member
-from lattica.dht.errors import DhtError
 from lattica.nat.base.errors import LatticaError
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class DhtFinder:
     async def provide(self, cid: Cid) -> None:
         try:
             held = await self._node.dht.provide(_key(cid))
-        except DhtError as error:
+        except LatticaError as error:
             logger.warning("%s is not found by the DHT, only by its ticket: %s", cid, error)
         else:
             logger.info("%d peers of the DHT know that %s is here", held, cid)

@@ -17,7 +17,7 @@ from typing import Any
 from typer.testing import CliRunner, Result
 
 from lattica.cli import app
-from tests.loopback.commands.commands import LISTEN, environment, serving
+from tests.loopback.commands.commands import LISTEN, environment, running, serving
 from tests.loopback.commands.test_port_commands import ask, port_of, shouting
 
 
@@ -62,23 +62,38 @@ def test_publish_and_fetch_by_the_nodes_that_run(tmp_path: Path) -> None:
     assert "no node listens" in left.stderr
 
 
-def test_dht_and_topics_beside_the_node_that_runs(tmp_path: Path) -> None:
-    with node(tmp_path / "a") as first, node(tmp_path / "b") as second:
+def test_dht_topics_and_names_beside_the_node_that_runs(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(os.urandom(1000))
+    with running(tmp_path / "b", "node", "--listen", LISTEN) as second:
+        at = ("--connect", second.next_event()["addrs"][0])
         here = tmp_path / "a"
-        stored = lattica(
-            here, "dht", "put", "models/latest", "[7]", "--json", "--connect", second["addrs"][0]
-        )
-        assert stored.exit_code == 0, stored.stderr
-        assert json.loads(stored.stdout)["owner"] == first["peer_id"]
-        assert json.loads(lattica(here, "dht", "get", "models/latest").stdout) == [7]
-        with serving(here, "dht", "provide", "gpu") as provided:
-            assert provided["peer_id"] == first["peer_id"]
-            found = lattica(here, "dht", "find", "gpu", "--json")
-            assert json.loads(found.stdout)["peer_id"] == first["peer_id"], found.stderr
-        assert lattica(here, "dht", "find", "gpu").exit_code == 1
-        with serving(here, "topic", "sub", "news"):
-            said = lattica(here, "topic", "pub", "news", "hello", "--json")
-            assert said.exit_code == 0, said.stderr
+        with node(here) as first:
+            stored = lattica(here, "dht", "put", "models/latest", "[7]", "--json", *at)
+            assert stored.exit_code == 0, stored.stderr
+            assert json.loads(stored.stdout)["owner"] == first["peer_id"]
+            assert json.loads(lattica(here, "dht", "get", "models/latest").stdout) == [7]
+            with serving(here, "dht", "provide", "gpu") as provided:
+                assert provided["peer_id"] == first["peer_id"]
+                found = lattica(here, "dht", "find", "gpu", "--json")
+                assert json.loads(found.stdout)["peer_id"] == first["peer_id"], found.stderr
+            assert lattica(here, "dht", "find", "gpu").exit_code == 1
+            with serving(here, "topic", "sub", "news"):
+                said = lattica(here, "topic", "pub", "news", "hello", "--json")
+                assert said.exit_code == 0, said.stderr
+            published = lattica(here, "publish", "model.bin", "--name", "model", "--json")
+            assert published.exit_code == 0, published.stderr
+            ended = lattica(here, "unpublish", json.loads(published.stdout)["ticket"])
+            assert ended.exit_code == 0, ended.stderr
+            name = f"{first['peer_id']}/model"
+            record = f"/p2p/{first['peer_id']}/name/model"
+            assert any(
+                "withdrawn" in lattica(here, "dht", "get", record).stdout for _ in range(100)
+            )
+        gone = lattica(tmp_path / "c", "fetch", name, "-o", "out", "--no-daemon", *at)
+        assert gone.exit_code == 1
+        assert f"{name} leads nowhere: its owner has withdrawn it" in gone.stderr
+        assert second.stop(signal.SIGTERM) == 0
+        assert "without a good-bye" not in second.log
 
 
 def test_documents_of_the_node_that_runs(tmp_path: Path) -> None:

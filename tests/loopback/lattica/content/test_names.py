@@ -109,6 +109,23 @@ async def test_the_dht_knows_when_the_owner_is_gone():
         assert found.sequence >= record.sequence
 
 
+async def test_the_dht_knows_that_a_name_is_withdrawn():
+    async with real_network(3) as network:
+        *others, owner = network.nodes
+        ref = NameRef(owner.peer_id, "model")
+        async with open_names(owner) as names:
+            names.publish("model", FIRST)
+            names.withdraw(FIRST.cid)
+        # Ending, it still says what is withdrawn.
+        with pytest.raises(NameNotFoundError, match="withdrawn") as caught:
+            await NameResolver(others[0]).resolve(ref)
+        assert caught.value.is_denied
+        async with open_names(owner) as names:
+            names.publish("model", SECOND)
+            resolver = NameResolver(others[0])
+            assert (await resolver.resolve(ref)).target == SECOND
+
+
 async def test_a_directory_is_kept_what_a_fileleads_to(tmp_path: Path):
     source, out = tmp_path / "source", tmp_path / "out"
     source.mkdir()

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from lattica.dht.client.providing.provides import MOST, Provides
-from lattica.errors import LatticaError, LocalProtocolError
+from lattica.errors import LatticaError, NotStoredError
 from lattica.nat.base.errors import NotConnectedError
 
 
@@ -103,7 +103,7 @@ async def test_whoever_waits_for_what_is_given_up_is_told():
         provides = provides_of(slow, nursery)
 
         async def wait() -> None:
-            with pytest.raises(LocalProtocolError, match="given up"):
+            with pytest.raises(NotStoredError, match="given up"):
                 await provides.provide(b"key")
 
         nursery.start_soon(wait)

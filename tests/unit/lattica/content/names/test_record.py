@@ -13,10 +13,15 @@ from lattica.content.names.record import (
     NameRef,
     NameTarget,
     check_name,
+    name_key,
     open_name,
     read_target,
     seal_name,
+    target_data,
 )
+from lattica.dht.records.data import encode_data
+from lattica.dht.records.keys import value_key
+from lattica.dht.records.signed_value import seal_value
 from lattica.errors import RemoteProtocolError, TicketError
 from lattica.nat.base.keys.identity import Identity
 
@@ -51,7 +56,19 @@ def test_what_is_not_the_owners_word_is_refused(envelope, why):
         open_name(envelope, PEER, "model")
 
 
-@pytest.mark.parametrize("value", [None, {}, {"cid": b"x"}, {"cid": bytes(CID), "description": 1}])
+def test_a_name_that_is_withdrawn_leads_nowhere():
+    assert read_target(target_data(None)) is None
+    key = value_key(name_key(PEER, "model"))
+    signed = seal_value(
+        OWNER, key, b"", encode_data(target_data(None)), sequence=8, expires=int(NOW + 60) * 1000
+    )
+    with pytest.raises(RemoteProtocolError, match="leads nowhere"):
+        open_name(signed.envelope, PEER, "model")
+
+
+@pytest.mark.parametrize(
+    "value", [None, {}, {"cid": b"x"}, {"cid": bytes(CID), "description": 1}, {"withdrawn": 1}]
+)
 def test_a_value_that_leads_nowhere_is_refused(value):
     with pytest.raises(RemoteProtocolError):
         read_target(value)

@@ -16,6 +16,8 @@ from lattica.errors import NameNotFoundError
 from lattica.nat.base.keys.identity import Identity
 
 PEER = Identity.generate().peer_id
+CONFIG = SimpleNamespace(dht=SimpleNamespace(enabled=True), bootstrap=())
+NODE: Any = SimpleNamespace(config=CONFIG)
 REF = NameRef(PEER, "model")
 OLD, NEW = (NameRecord(PEER, "model", NameTarget(Cid.of(b"x")), n, 2e9) for n in (1, 2))
 
@@ -44,10 +46,8 @@ async def test_an_owner_that_begins_anew_by_a_clock_that_was_set_back_is_heard(a
 @pytest.mark.parametrize("word", [None, NEW])
 async def test_the_owners_word_counts_where_the_dht_answers_in_the_same_moment(word):
     """In whichever order their tasks run. That the owner has no such name was forgotten in one."""
-    config = SimpleNamespace(dht=SimpleNamespace(enabled=True), bootstrap=())
-    node: Any = SimpleNamespace(config=config)
     for _ in range(20):
-        resolver: Any = NameResolver(node)
+        resolver: Any = NameResolver(NODE)
         moment = trio.Event()
 
         async def ask(_: NameRef, moment: trio.Event = moment) -> NameRecord | None:
@@ -67,3 +67,26 @@ async def test_the_owners_word_counts_where_the_dht_answers_in_the_same_moment(w
                 assert caught.value.is_denied
             else:
                 assert await resolver.resolve(REF) == word
+
+
+@pytest.mark.parametrize("answers", [True, False])
+@pytest.mark.parametrize("word", [None, NEW])
+async def test_a_withdrawal_counts_unless_the_owner_says_that_it_leads_somewhere(
+    word, answers, autojump_clock
+):
+    resolver: Any = NameResolver(NODE)
+
+    async def ask(_: NameRef) -> NameRecord | None:
+        await trio.sleep(1.0 if answers else 60.0)
+        return word
+
+    async def look_up(_: NameRef) -> NameRecord:
+        raise NameNotFoundError("withdrawn", is_denied=True)
+
+    resolver._ask, resolver._look_up = ask, look_up
+    if answers and word is not None:
+        assert await resolver.resolve(REF) == word
+        return
+    with pytest.raises(NameNotFoundError, match="withdrawn") as caught:
+        await resolver.resolve(REF)
+    assert caught.value.is_denied
