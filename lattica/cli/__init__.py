@@ -1,7 +1,8 @@
 """The `lattica` command.
 
-Commands live in modules beside this one; each has a `register(app)` that adds its commands, and
-imports what is heavy (trio, rich) inside them.
+Commands live in modules beside this one, each of which is imported when one of its commands is
+asked for (:data:`MODULES`). It has a `register(app)` that adds them, and imports what is heavy
+(trio, rich) inside them.
 """
 
 from __future__ import annotations
@@ -15,22 +16,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lattica.cli import (
-    config as config_commands,
-)
-from lattica.cli import (
-    content,
-    crdt,
-    dht,
-    doctor,
-    key,
-    node,
-    ports,
-    relay,
-    status,
-    swarm_key,
-    topic,
-)
+from lattica.cli.shared.commands import Commands
 from lattica.cli.shared.common import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
@@ -57,6 +43,27 @@ from lattica.cli.shared.terminal import (
 from lattica.nat.base.limits.shortages import shortage_in
 from lattica.nat.base.printable import printable
 
+MODULES = {
+    "lattica.cli.node": ("node", "id"),
+    "lattica.cli.status": ("status", "peers", "paths", "top"),
+    "lattica.cli.doctor": ("doctor",),
+    "lattica.cli.content.publish": ("publish",),
+    "lattica.cli.content.fetch": ("fetch",),
+    "lattica.cli.content.by_node": ("unpublish",),
+    "lattica.cli.content.diff": ("diff",),
+    "lattica.cli.content.hf_door": ("hf-door",),
+    "lattica.cli.ports": ("expose", "forward"),
+    "lattica.cli.swarm_key": ("swarm-key",),
+    "lattica.cli.relay": ("relay",),
+    "lattica.cli.content.store": ("store",),
+    "lattica.cli.topic": ("topic",),
+    "lattica.cli.dht": ("dht",),
+    "lattica.cli.crdt": ("crdt",),
+    "lattica.cli.config": ("config",),
+    "lattica.cli.key": ("key",),
+}
+"""Where each command is; in the order of the help: groups of commands come last."""
+
 
 @contextmanager
 def _printable_usage_errors() -> Iterator[None]:
@@ -72,6 +79,13 @@ def _printable_usage_errors() -> Iterator[None]:
 
 class _Commands(TyperGroup):
     """Guards output and reports errors the same way however a command is invoked."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.commands: Any = Commands(MODULES)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.commands)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         with guarded_output():
@@ -165,20 +179,6 @@ def global_options(
     for name, value in {**given, "identity": identity, "no_daemon": no_daemon}.items():
         options = options.given(name, value)
     ctx.obj = options
-
-
-node.register(app)
-relay.register(app)
-status.register(app)
-doctor.register(app)
-content.register(app)
-ports.register(app)
-topic.register(app)
-dht.register(app)
-crdt.register(app)
-swarm_key.register(app)
-config_commands.register(app)
-key.register(app)
 
 
 def main() -> None:

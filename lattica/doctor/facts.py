@@ -245,7 +245,9 @@ def snapshot(node: Node, *, gave_up: bool = False) -> DoctorFacts:
         nat4=traversal.prober.report(4),
         nat6=traversal.prober.report(6),
         addresses=addresses,
-        port_mapping=traversal.port_mapping.status(),
+        port_mapping=PortMappingStatus(enabled=False)
+        if traversal.port_mapping is None
+        else traversal.port_mapping.status(),
         relays=relays,
         servers=len(config.nat.relay.relays) + len(config.bootstrap),
         unfinished=unfinished,

@@ -6,6 +6,8 @@ that routers open (:mod:`lattica.nat.traversal.portmap`), strategies for direct 
 (:mod:`lattica.nat.traversal.punch`) and the choice among paths
 (:mod:`lattica.nat.traversal.path_manager`). Only peers that were configured are asked for anything:
 relays and bootstrap peers, and the router.
+
+What only some nodes are (a relay, say) is imported by those that are it.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -30,11 +33,9 @@ from lattica.nat.swarm.events import AddressesChanged, EventsLost, ListeningOn, 
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.autonat.client import AutonatClient
 from lattica.nat.traversal.autonat.client_core import AddressReachability, Reachability
-from lattica.nat.traversal.autonat.server import AutonatServer
 from lattica.nat.traversal.config import TraversalConfig
 from lattica.nat.traversal.network.monitor import NetworkMonitor
 from lattica.nat.traversal.path_manager import PathManager, Strategy
-from lattica.nat.traversal.portmap.service import PortMappingService
 from lattica.nat.traversal.punch.birthday.strategy import BirthdayStrategy
 from lattica.nat.traversal.punch.dcutr.strategy import DcutrStrategy
 from lattica.nat.traversal.punch.direct import DirectStrategy
@@ -44,11 +45,12 @@ from lattica.nat.traversal.relay.circuit_transport import CircuitTransport
 from lattica.nat.traversal.relay.client.client import RelayClient
 from lattica.nat.traversal.relay.messages import HOP
 from lattica.nat.traversal.relay.only import only_relays
-from lattica.nat.traversal.relay.server.access import lists_of
-from lattica.nat.traversal.relay.server.service import RelayService
 from lattica.nat.traversal.stun.behaviour import Responder
 from lattica.nat.traversal.stun.prober import NatProber
-from lattica.nat.traversal.stun.responder import StunResponder
+
+if TYPE_CHECKING:
+    from lattica.nat.traversal.portmap.service import PortMappingService
+    from lattica.nat.traversal.relay.server.service import RelayService
 
 _ASK_DELAY = 2.0
 """Seconds in which it turns out which connections have survived a change of the network."""
@@ -102,7 +104,11 @@ class Traversal:
         protocols.handle_all(circuits.handlers, owner="the relay client")
         self.relays = RelayClient(swarm, circuits, config.relay, bootstrap=bootstrap)
         protocols.handle_all(self.relays.handlers, owner="the relay client")
-        self.port_mapping = PortMappingService(swarm, config.port_mapping)
+        self.port_mapping: PortMappingService | None = None
+        if config.port_mapping.enabled:
+            from lattica.nat.traversal.portmap.service import PortMappingService
+
+            self.port_mapping = PortMappingService(swarm, config.port_mapping)
         self.prober = NatProber(swarm, self._responders)
         self.autonat = AutonatClient(
             swarm,
@@ -128,9 +134,14 @@ class Traversal:
         self.relay_service: RelayService | None = None
         serves_autonat = config.autonat.server.enabled
         if serves_autonat or (serves_autonat is None and config.relay_server.enabled):
+            from lattica.nat.traversal.autonat.server import AutonatServer
+
             server = AutonatServer(swarm, config.autonat.server)
             protocols.handle_all(server.handlers, owner="the AutoNAT server")
         if config.relay_server.enabled:
+            from lattica.nat.traversal.relay.server.access import lists_of
+            from lattica.nat.traversal.relay.server.service import RelayService
+
             server_config = config.relay_server
             self.relay_service = RelayService(
                 swarm,
@@ -146,12 +157,15 @@ class Traversal:
             self._follow_network,
             self.paths.run,
             self.relays.run,
-            self.port_mapping.run,
             NetworkMonitor(self._swarm.events).run,
         ]
         if not self._config.relay_only:
             parts.append(self.prober.run)
+        if self.port_mapping is not None:
+            parts.append(self.port_mapping.run)
         if self.relay_service is not None:
+            from lattica.nat.traversal.stun.responder import StunResponder
+
             parts += [self.relay_service.run, StunResponder(self._swarm).run]
         if self._config.autonat.client.enabled:
             parts.append(self.autonat.run)
@@ -182,8 +196,9 @@ class Traversal:
                     await self._swarm.wait_changed()
 
     async def _wait_mapped(self) -> None:
-        with trio.move_on_after(_MAPPING_PATIENCE):
-            await self.port_mapping.settled.wait_until(bool)
+        if self.port_mapping is not None:
+            with trio.move_on_after(_MAPPING_PATIENCE):
+                await self.port_mapping.settled.wait_until(bool)
 
     def announcing(self) -> tuple[str, ...]:
         """What may still bring an address of this node that others are to be told, in words."""
@@ -194,7 +209,7 @@ class Traversal:
         ]
         if not missing and not self.relays.addrs and self._may_get_reservation():
             missing.append("no relay has answered yet")
-        if not self.port_mapping.settled.value:
+        if self.port_mapping is not None and not self.port_mapping.settled.value:
             missing.append("the router has not answered yet whether it opens ports")
         return tuple(missing)
 

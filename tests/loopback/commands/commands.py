@@ -1,4 +1,8 @@
-"""The real commands as processes, for tests and for nothing else."""
+"""The real commands, for tests and for nothing else.
+
+Those that run until they are ended are processes of their own; the others run in this process
+(:func:`lattica`), which need not start an interpreter for each.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +15,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typer.testing import CliRunner, Result
 
+from lattica.cli import app
 from lattica.content.manifest.content_defined import cut_content
 
 LATTICA = (sys.executable, "-c", "from lattica.cli import main; main()")
@@ -61,8 +67,15 @@ def environment(data_dir: Path) -> dict[str, str]:
     }
 
 
+def lattica(data_dir: Path, *arguments: str) -> Result:
+    """Run a command to its end in this process, from the folder in which `data_dir` is."""
+    data_dir.parent.mkdir(parents=True, exist_ok=True)
+    with chdir(data_dir.parent):
+        return CliRunner().invoke(app, arguments, env=environment(data_dir), catch_exceptions=False)
+
+
 class Running:
-    """A command with `--json`."""
+    """A command with `--json`, as a process."""
 
     log = ""
     """What it has logged, after :meth:`stop`."""
@@ -105,6 +118,16 @@ def running(data_dir: Path, *argv: str, by: Sequence[str] = LATTICA) -> Iterator
         command.process.communicate()
 
 
+def address_of(process: subprocess.Popen[bytes]) -> str:
+    """Where a command without `--json` says that it listens, whatever it has logged before."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        words = line.decode().split()
+        if words[:2] == ["listening", "on"]:
+            return words[2]
+    raise AssertionError("it has ended")
+
+
 @contextmanager
 def serving(data_dir: Path, *argv: str, stop_by: int = signal.SIGINT) -> Iterator[dict[str, Any]]:
     """A command that runs until a signal ends it, well, at the end of the block; its first
@@ -140,7 +163,7 @@ def published(
 
 
 def start_fetch(ticket: str, out: Path, *options: str) -> subprocess.Popen[str]:
-    """Start `lattica fetch --json`."""
+    """Start `lattica fetch --json` as a process."""
     return subprocess.Popen(
         [*LATTICA, "fetch", ticket, "-o", str(out), "--json", *options],
         stdout=subprocess.PIPE,
@@ -152,20 +175,17 @@ def start_fetch(ticket: str, out: Path, *options: str) -> subprocess.Popen[str]:
 
 def fetch(ticket: str, out: Path, *options: str) -> dict[str, Any]:
     """Run `lattica fetch --json` to its good end; returns what it printed."""
-    process = start_fetch(ticket, out, *options)
-    stdout, stderr = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == 0, stderr
-    return json.loads(stdout)
+    done = lattica(out.parent / "fetcher", "fetch", ticket, "-o", str(out), "--json", *options)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
 
 
 def failed_fetch(ticket: str, out: Path, *options: str, status: int = 1) -> str:
     """Run `lattica fetch` to its bad end; returns what it wrote to standard error."""
-    process = start_fetch(ticket, out, *options)
-    stdout, stderr = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == status, (stdout, stderr)
-    assert not stdout
-    assert "Traceback" not in stderr
-    return stderr
+    done = lattica(out.parent / "fetcher", "fetch", ticket, "-o", str(out), "--json", *options)
+    assert done.exit_code == status, done.output
+    assert not done.stdout
+    return done.stderr
 
 
 MIB = 1024 * 1024

@@ -1,4 +1,4 @@
-"""`lattica crdt …` as processes: a document is made, shared, written to, watched and taken back."""
+"""`lattica crdt …`: a document is made, shared, written to, watched and taken back."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.log.disk.database import DocumentDatabase
 from lattica.crdt.log.disk.schema import read_genesis
 from lattica.nat.base.keys.identity import Identity
-from tests.loopback.commands.commands import LATTICA, LISTEN, TIMEOUT, WAIT, environment, running
+from tests.loopback.commands.commands import (
+    LATTICA,
+    LISTEN,
+    TIMEOUT,
+    WAIT,
+    address_of,
+    environment,
+    lattica,
+    running,
+)
 
 
 def crdt(data_dir: Path, *argv: str, code: int = 0) -> Any:
     """What the command has printed, read as JSON; the last line if there are several."""
-    done = subprocess.run(
-        [*LATTICA, "crdt", *argv],
-        capture_output=True,
-        env=environment(data_dir),
-        timeout=TIMEOUT,
-        check=False,
-    )
-    assert done.returncode == code, done.stderr.decode()
+    done = lattica(data_dir, "crdt", *argv)
+    assert done.exit_code == code, done.output
     lines = done.stdout.splitlines()
-    return json.loads(lines[-1]) if lines else done.stderr.decode()
+    return json.loads(lines[-1]) if lines else done.stderr
 
 
 def test_a_document_is_made_and_read_without_a_network(tmp_path: Path) -> None:
@@ -70,9 +73,8 @@ def test_a_watcher_whose_output_nobody_reads_keeps_its_node(tmp_path: Path) -> N
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(watching)
     ) as watch:
-        assert watch.stderr is not None
         try:
-            address = watch.stderr.readline().decode().split()[-1]
+            address = address_of(watch)
             for number in range(4):
                 value = json.dumps(f"{number}" * 40_000)
                 at = ("--connect", address, "--wait", WAIT)

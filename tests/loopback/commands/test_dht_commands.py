@@ -1,25 +1,17 @@
-"""`lattica dht`, as processes: what one puts or provides another finds."""
+"""`lattica dht`: what one puts or provides another finds."""
 
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.loopback.commands.commands import LATTICA, LISTEN, TIMEOUT, environment, serving
+from tests.loopback.commands.commands import LISTEN, lattica, serving
 
 
 def dht(data_dir: Path, *arguments: str) -> tuple[int, list[dict[str, Any]], str]:
-    done = subprocess.run(
-        [*LATTICA, "dht", *arguments, "--json"],
-        capture_output=True,
-        text=True,
-        env=environment(data_dir),
-        timeout=TIMEOUT,
-        check=False,
-    )
-    return done.returncode, list(map(json.loads, done.stdout.splitlines())), done.stderr
+    done = lattica(data_dir, "dht", *arguments, "--json")
+    return done.exit_code, list(map(json.loads, done.stdout.splitlines())), done.stderr
 
 
 def test_what_one_command_stores_others_find(tmp_path: Path) -> None:

@@ -1,8 +1,4 @@
-"""Commands beside a `lattica node` that runs: it does their work.
-
-It is a process of its own, and so are commands that run until they are ended; the others run in
-this process.
-"""
+"""Commands beside a `lattica node` that runs: it does their work."""
 
 from __future__ import annotations
 
@@ -10,25 +6,17 @@ import json
 import os
 import shlex
 import signal
-from contextlib import AbstractContextManager, chdir
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from typer.testing import CliRunner, Result
-
-from lattica.cli import app
-from tests.loopback.commands.commands import LISTEN, environment, running, serving
+from tests.loopback.commands.commands import LISTEN, lattica, running, serving
 from tests.loopback.commands.test_port_commands import ask, port_of, shouting
 
 
 def node(data_dir: Path) -> AbstractContextManager[dict[str, Any]]:
     """Run `lattica node --json` until the end of the block; give its first event."""
     return serving(data_dir, "node", "--listen", LISTEN, stop_by=signal.SIGTERM)
-
-
-def lattica(data_dir: Path, *arguments: str) -> Result:
-    with chdir(data_dir.parent):
-        return CliRunner().invoke(app, arguments, env=environment(data_dir))
 
 
 def test_publish_and_fetch_by_the_nodes_that_run(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import signal
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +13,7 @@ from pathlib import Path
 import pytest
 
 from lattica.nat.base.keys.identity import Identity
-from tests.loopback.commands.commands import (
-    LATTICA,
-    LISTEN,
-    TIMEOUT,
-    environment,
-    running,
-)
+from tests.loopback.commands.commands import LISTEN, TIMEOUT, lattica, running
 from tests.support.nets.nets import unused_port
 
 
@@ -140,13 +133,6 @@ def _made(path: Path) -> Path:
     ],
 )
 def test_wrong_arguments(tmp_path: Path, argv: list[str], error: str) -> None:
-    result = subprocess.run(
-        [*LATTICA, *argv, *(["--listen", LISTEN] if len(argv) > 1 else [])],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        env=environment(tmp_path),
-    )
-    assert result.returncode in (1, 2)
+    result = lattica(tmp_path, *argv, *(["--listen", LISTEN] if len(argv) > 1 else []))
+    assert result.exit_code in (1, 2)
     assert error in " ".join(result.stderr.replace("│", " ").split())
-    assert "Traceback" not in result.stderr

@@ -7,15 +7,19 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from typer.testing import CliRunner
-
-from lattica.cli import app
-from tests.loopback.commands.commands import LATTICA, LISTEN, TIMEOUT, environment, fetch
+from tests.loopback.commands.commands import (
+    LATTICA,
+    LISTEN,
+    TIMEOUT,
+    environment,
+    fetch,
+    lattica,
+)
 
 
 def store(directory: Path, *arguments: str, status: int = 0) -> str:
-    """Run a command in this process; what it prints, or says is wrong."""
-    done = CliRunner().invoke(app, ["store", *arguments], env=environment(directory))
+    """What a command prints, or says is wrong."""
+    done = lattica(directory, "store", *arguments)
     assert done.exit_code == status, done.output
     return done.stdout if status in (0, 3) else done.stderr
 

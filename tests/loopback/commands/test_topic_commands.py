@@ -6,7 +6,15 @@ import json
 import subprocess
 from pathlib import Path
 
-from tests.loopback.commands.commands import LATTICA, LISTEN, TIMEOUT, WAIT, environment, running
+from tests.loopback.commands.commands import (
+    LATTICA,
+    LISTEN,
+    TIMEOUT,
+    WAIT,
+    address_of,
+    environment,
+    running,
+)
 
 ARGS = ("--listen", LISTEN)
 
@@ -51,8 +59,7 @@ def test_a_subscriber_whose_output_nobody_reads_goes_on_and_loses_nothing(tmp_pa
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(tmp_path)
     ) as subscriber:
-        assert subscriber.stderr is not None
-        address = subscriber.stderr.readline().decode().split()[-1]
+        address = address_of(subscriber)
         for _ in range(2):  # the second one connects to a node that nobody has read from
             done = publish(tmp_path, "news", "--connect", address, said=said)
             assert done.returncode == 0, done.stderr

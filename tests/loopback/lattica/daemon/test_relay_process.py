@@ -38,7 +38,7 @@ async def test_a_token_lets_its_peer_in_until_it_is_revoked(tmp_path):
             await relay.command("token", "revoke", "--note", "alice")
             with trio.fail_after(60):
                 while (await relay.command("accounts", "--json")).count("\n") < 2:
-                    await trio.sleep(0.3)
+                    await trio.sleep(1)
 
             async def ask_until_refused() -> None:
                 # The relay looks from time to time at what its operator's commands have written.
@@ -87,7 +87,7 @@ async def test_tokens_and_accounts_outlive_a_kill(tmp_path):
             await node.wait_reachable(60)
             with trio.fail_after(60):  # accounts are written every few seconds
                 while not await relay.command("accounts", "--json"):
-                    await trio.sleep(0.3)
+                    await trio.sleep(1)
         relay.process.kill()
         await relay.process.wait()
     async with relay_process(tmp_path, "--access", "token", listen=listen) as relay:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ import trio
 import typer.main
 from typer.testing import CliRunner
 
-from lattica.cli import app
+from lattica.cli import MODULES, app
 from lattica.cli.shared.common import reported_errors, start
 from lattica.config import load_config
 from lattica.errors import ConfigError, DialError, KeyInUseError, LatticaError
@@ -49,9 +50,20 @@ def test_importing_a_floor_leaves_the_others_alone() -> None:
     assert not loaded & {"lattica.rpc", "lattica.crdt", "lattica.dht", "lattica.node"}
 
 
-def test_help_imports_nothing_heavy() -> None:
-    statement = "import lattica.cli"
-    assert not modules_after(statement) & {"trio", "libp2p", "cryptography", "numpy", "rich.live"}
+def test_a_command_is_found_without_the_others() -> None:
+    loaded = modules_after(
+        "import typer.main, lattica.cli\ntyper.main.get_command(lattica.cli.app).commands['id']"
+    )
+    assert not loaded & {"trio", "libp2p", "cryptography", "numpy", "rich.live"}
+    assert {name for name in loaded if name in MODULES} == {"lattica.cli.node"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_each_module_adds_the_commands_that_are_looked_for_in_it(module: str) -> None:
+    added = typer.Typer()
+    importlib.import_module(module).register(added)
+    group: Any = typer.main.get_group(added)
+    assert sorted(group.commands) == sorted(MODULES[module])
 
 
 def test_every_export_exists() -> None:
