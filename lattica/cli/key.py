@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -97,7 +98,7 @@ def _path(ctx: typer.Context) -> Path:
 def _load(path: Path) -> Identity:
     from lattica.nat.base.keys.identity import Identity
 
-    if not path.exists():
+    if not os.path.exists(path):
         raise IdentityError(f"there is no key in {path} yet: `lattica id` makes it")
     return Identity.load(path)
 

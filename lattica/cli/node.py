@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -38,7 +39,7 @@ def id_command(
     from lattica.nat.base.keys.identity import Identity
 
     assert config.identity_path is not None  # `start` fills it in
-    is_new = not config.identity_path.exists()
+    is_new = not os.path.exists(config.identity_path)
     peer_id = str(Identity.load_or_create(config.identity_path).peer_id)
     if as_json:
         key_file = str(config.identity_path.absolute())
@@ -83,8 +84,6 @@ def node_command(
 
 
 async def _serve(config: NodeConfig, output: EventOutput | None) -> None:
-    import os
-
     import trio
 
     from lattica.cli.shared.stopping import stopped_by_signals

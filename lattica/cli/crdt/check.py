@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +38,7 @@ def check_command(
     from lattica.nat.base.keys.identity import Identity
 
     path = start(ctx, quiet=True).identity_path
-    identity = Identity.load(path) if path is not None and path.exists() else None
+    identity = Identity.load(path) if path is not None and os.path.exists(path) else None
     report = check_document(document, identity)
     root = report.root.hex() if report.root is not None else None
     if as_json:

@@ -35,6 +35,8 @@ EXIT_USAGE = 2
 EXIT_BAD = 3
 """`lattica doctor` or `lattica store verify` has found something that is bad."""
 EXIT_INTERRUPTED = 130
+_LONG_WORD = 600
+"""Characters; relayed addresses and tickets have fewer."""
 _OPTIONS = {
     "bootstrap": "--connect",
     "listen": "--listen",
@@ -155,9 +157,14 @@ def run(function: Callable[[*Arguments], Awaitable[T]], *arguments: *Arguments) 
 
 
 def fail(message: str) -> None:
-    """Write one error line to standard error."""
-    line = " ".join(message.split()) or "unknown error"
+    """Write one error line to standard error. Of a word that nobody reads to its end, such as a
+    path that is too long for the system, the ends are shown."""
+    line = " ".join(map(_shortened, message.split())) or "unknown error"
     say(f"lattica: error: {line}", err=True)
+
+
+def _shortened(word: str) -> str:
+    return word if len(word) <= _LONG_WORD else f"{word[:100]}…{word[-60:]}"
 
 
 @contextmanager

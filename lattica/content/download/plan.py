@@ -305,12 +305,26 @@ class Plan:
         return len(parents_of(output.path for output in self.outputs)) - 1
 
     @property
+    def is_single_file(self) -> bool:
+        """Whether a file was published and no directory: it is one of many beside it."""
+        manifest = self.manifest
+        is_one = len(manifest.files) == 1 and manifest.files[0].path == manifest.name
+        return is_one and not manifest.links and not manifest.directories
+
+    @property
     def key(self) -> str:
         """Names this plan on disk: the same for the same content and selection."""
         text = f"{self.cid}\n{self.tensors if self.tensors is not None else ''}"
         if self._ranges:
             text += f"\n{sorted(self._ranges.items())}"
-        return hashlib.sha256(text.encode()).hexdigest()[:24]
+        return (self.family + hashlib.sha256(text.encode()).hexdigest())[:24]
+
+    @property
+    def family(self) -> str:
+        """With what the keys of all versions of a single file begin; empty: it is none."""
+        if not self.is_whole or not self.is_single_file:
+            return ""
+        return hashlib.sha256(self.outputs[0].path.encode()).hexdigest()[:8]
 
     @cached_property
     def _first_of(self) -> dict[bytes, int]:

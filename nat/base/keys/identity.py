@@ -119,13 +119,13 @@ class Identity(InProcess):
     @classmethod
     def load_or_create(cls, path: str | os.PathLike[str]) -> Identity:
         """Read a key file, or make one when there is none (race-free)."""
-        if not Path(path).exists():
+        if not os.path.exists(path):
             try:
                 identity = cls.generate()
                 identity.save(path)
                 return identity
             except IdentityError:
-                if not Path(path).exists():
+                if not os.path.exists(path):
                     raise
         return cls.load(path)
 

@@ -167,10 +167,7 @@ def is_directory(plan: Plan) -> bool:
 
     A single file is one of many beside it, and a selection of tensors is no version of anything.
     """
-    manifest = plan.manifest
-    single = len(manifest.files) == 1 and manifest.files[0].path == manifest.name
-    single = single and not manifest.links and not manifest.directories
-    return plan.is_whole and not single
+    return plan.is_whole and not plan.is_single_file
 
 
 def check_deletion(plan: Plan) -> None:
@@ -202,10 +199,15 @@ def chosen(delete_former: bool, patterns: Sequence[str]) -> Chosen:
 
 def tidy(plan: Plan, out_dir: Path, may_go: Chosen | None, gone: Iterable[OtherFile]) -> Beside:
     """See what lies beside a publication that is complete, and remove what is to go: unfinished
-    files of other fetches, too, if those are to go that a fetch has written.
+    files of other fetches, too, if those are to go that a fetch has written; and those of other
+    versions of a single file, in whose place this one is now, in any case.
 
     `gone` was removed before.
     """
+    if plan.family:
+        same = f"{RESERVED_PREFIX}{plan.family}"
+        older = [path for path, _ in leftovers(out_dir, plan.key) if path.name.startswith(same)]
+        return Beside(removed=tuple(path for path in older if remove_leftover(path)))
     if not is_directory(plan):
         return Beside()
     removed = [*gone, *(remove(plan, out_dir, may_go) if may_go is not None else [])]

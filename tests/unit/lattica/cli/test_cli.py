@@ -304,6 +304,17 @@ def test_a_new_key_where_one_is_needs_another_name_and_no_other_advice(tmp_path:
     assert "exists already" in result.stderr
 
 
+@pytest.mark.parametrize("arguments", [["id"], ["key", "show"], ["store", "ls"]], ids=" ".join)
+def test_a_path_longer_than_the_system_takes_is_a_line_that_can_be_read(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    long = str(tmp_path.joinpath(*["x" * 200] * 25))
+    result = CliRunner().invoke(app, ["--data-dir", long, *arguments])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("lattica: error: ")
+    assert len(result.stderr) < 1500
+
+
 def test_ctrl_c_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code_of(KeyboardInterrupt()) == 130
     group = BaseExceptionGroup("g", [KeyboardInterrupt(), LatticaError("torn down")])

@@ -64,6 +64,22 @@ async def test_what_a_former_version_was_broken_off_with_is_used_and_told_of(
         assert unfinished.exists()
 
 
+async def test_of_a_single_file_what_other_versions_have_left_goes(source, tmp_path):
+    out, file = tmp_path / "out", source / "weights.bin"
+    await break_off(file, out)
+    (older,) = out.iterdir()
+    await break_off(source, out)  # a directory, which has such a file
+    other = tmp_path / "other.bin"
+    other.write_bytes(np.random.default_rng(2).bytes(3 * MIB))
+    await break_off(other, out)
+    kept = {*out.iterdir()} - {older}
+    file.write_bytes(file.read_bytes() + b"the next version")
+    result = await fetched(file, out, QUICK)
+    assert result.bytes_fetched < 4 * MIB
+    assert (result.removed_files, result.other_files) == ((older,), ())
+    assert {*out.iterdir()} == kept | {out / "weights.bin"}
+
+
 async def test_where_a_fetch_is_at_work_nothing_is_left(source, tmp_path):
     out = tmp_path / "out"
     files = await break_off(source, out)
