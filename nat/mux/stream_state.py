@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import ref
@@ -74,8 +75,7 @@ class MuxStream:
         self.syn_due = initiated
         self.ack_due = not initiated
         # Send side.
-        # Short lists: an empty deque takes 760 bytes, and most streams wait for something.
-        self.send_queue: list[memoryview] = []
+        self.send_queue: deque[memoryview] = deque()
         self.bytes_queued = 0
         """Bytes ever written by the application."""
         self.bytes_framed = 0
@@ -92,7 +92,8 @@ class MuxStream:
         self.ahead = 0
         """Bytes that it has sent beyond its turns."""
         # Receive side.
-        self.receive_queue: list[Buffer] = []
+        # A deque has 760 bytes, but a list of all frames of a window is moved up with each taken.
+        self.receive_queue: deque[Buffer] = deque()
         self.wanted = 0
         """Bytes for which the reader waits: it is told no sooner, unless something else happens."""
         self.sink: memoryview | None = None
@@ -216,7 +217,7 @@ class MuxStream:
             queue[0] = view[max_bytes:]
             chunk = view[:max_bytes]
         else:
-            del queue[0]
+            queue.popleft()
         self.session.consumed(self, len(chunk))
         return chunk
 
@@ -227,7 +228,7 @@ class MuxStream:
         """
         if not self.receive_discarded:
             kept = [part for part in parts if len(part)]
-            self.receive_queue[:0] = kept
+            self.receive_queue.extendleft(reversed(kept))
             self.session.returned(self, sum(map(len, kept)))
 
     def append_received(self, message: bytes, start: int, end: int) -> None:

@@ -418,7 +418,7 @@ class Session(MuxSession):
         size = over + units * unit
         out[HEADER_SIZE : HEADER_SIZE + over] = chunk[:over]
         if size == len(chunk):
-            del stream.send_queue[0]
+            stream.send_queue.popleft()
         else:
             stream.send_queue[0] = chunk[size:]
         self._finish_frame(stream, out, 0, size)
@@ -449,7 +449,7 @@ class Session(MuxSession):
             size = len(chunk)
             if position + size <= end:
                 out[position : position + size] = chunk
-                del queue[0]
+                queue.popleft()
             else:
                 size = end - position
                 out[position:end] = chunk[:size]

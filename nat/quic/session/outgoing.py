@@ -159,7 +159,7 @@ class Outgoing:
             chunk = queue[0]
             size = len(chunk)
             if moved + size <= limit:
-                del queue[0]
+                queue.popleft()
             else:
                 size = limit - moved
                 queue[0] = chunk[size:]
