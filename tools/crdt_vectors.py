@@ -17,6 +17,7 @@ from lattica.crdt.access.revocation import Revocation
 from lattica.crdt.base.canonical import Plain, encode
 from lattica.crdt.compaction.snapshot import body_digest, body_parts, first_part
 from lattica.crdt.entries.chain import encode_chain
+from lattica.crdt.entries.erasure import Erasure, erasure_of, target_of
 from lattica.crdt.entries.fork import Side, find_fork, find_fork_between
 from lattica.crdt.entries.genesis import Genesis, Limits, Mode, Recovery
 from lattica.crdt.entries.header import Entry, Kind
@@ -247,6 +248,31 @@ def _rights(doc_id: bytes) -> dict[str, Any]:
     }
 
 
+def _erasure(doc_id: bytes, first: Entry) -> dict[str, Any]:
+    """A register that is written over, and the erasure of what it had said: as a chain that has it,
+    and as one that ends before it.
+    """
+    old = RegisterWrite("model/latest", "secret", (bytes(32),)).encode()
+    second = sign_entry(SESSION, doc_id, 1, first.id, TIME + 1, Kind.REGISTER, old)
+    new = RegisterWrite("model/latest", "v2", (second.id,)).encode()
+    third = sign_entry(SESSION, doc_id, 2, second.id, TIME + 2, Kind.REGISTER, new)
+    erasure = Erasure((target_of(second.header),), (bytes(32),)).encode()
+    fourth = sign_entry(SESSION, doc_id, 3, third.id, TIME + 3, Kind.ERASE, erasure)
+    chain = [first, Entry(second.header, second.signature, None), third]
+    shown = erasure_of(fourth, IDENTITY.public_key.data, first.payload or b"")
+    assert shown is not None
+    head = Head(SESSION.author, 3, third.id[:ID_PREFIX], lacking=(1,))
+    (ranges,) = encode_ranges([Range(b"", None, (head,))])
+    return {
+        "entry": _entry(fourth),
+        "chains": {
+            "whole": encode_chain([*chain, fourth], with_prev=True).hex(),
+            "shown": encode_chain(chain, with_prev=True, shown=[shown]).hex(),
+        },
+        "lacking": {"ranges": ranges.hex(), "digest": head.digest.hex()},
+    }
+
+
 def _recovery(genesis: Genesis) -> dict[str, Any]:
     """In the document with owners: the writer is appointed in the owner's place, whose second
     entry contradicts itself, by a key of the recovery.
@@ -428,6 +454,7 @@ def vectors() -> dict[str, Any]:
         "texts": _texts(),
         **_proofs(),
         "rights": _rights(owned.doc_id),
+        "erasure": _erasure(doc_id, first),
         "recovery": _recovery(owned),
         "sealed": _sealed(),
         "sync": _sync(

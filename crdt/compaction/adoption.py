@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from heapq import merge
-from itertools import islice
+from itertools import chain, islice
 from typing import Final
 
 from lattica.crdt.access.keyring import Keyring
@@ -16,6 +16,7 @@ from lattica.crdt.entries.header import Entry
 from lattica.crdt.log.clock import milliseconds_of
 from lattica.crdt.log.config import LogConfig
 from lattica.crdt.log.core import Log
+from lattica.crdt.log.erasure.erasures import Erasures
 from lattica.crdt.log.prefix import whole_chains
 from lattica.crdt.tree.search_tree import SearchTree
 from lattica.crdt.types.state import State
@@ -75,17 +76,42 @@ def replay(
             or comes to another state than it says; who cannot read all of it does not see that.
     """
     has_effect = open_payload = None
-    if genesis.mode is not Mode.OPEN:
+    if genesis.mode is Mode.OPEN:
+        erasures = _erasures_in(read, genesis)
+    else:
         log = _admitted(read, genesis, config, now_ms)
-        has_effect = log.has_effect
+        has_effect, erasures = log.has_effect, log.erasures
         if genesis.is_sealed:
             open_payload = _keyring(read, log, identity).open
-    state = State(genesis, has_effect, open_payload)
+    _check_whole(read, erasures)
+    state = State(genesis, has_effect, open_payload, lambda: erasures)
     yield from state.rebuilding(lambda: _by_time(read), lambda: read.withdrawn)
     tree = yield from SearchTree.making((yield from collect(state)))
     if tree.root != read.statement.root and not state.unread:
         raise RemoteProtocolError("a snapshot that comes to another state than it says")
     return state, tree
+
+
+def _erasures_in(read: Snapshot, genesis: Genesis) -> Erasures:
+    """What is erased in a snapshot of a document that everybody may write to."""
+    erasures = Erasures(genesis, read.feeds, None)
+    for shown in read.shown:
+        erasures.keep(shown)
+    for feed in read.feeds.values():
+        for entry in feed.entries:
+            erasures.learn(entry, feed.identity)
+    return erasures
+
+
+def _check_whole(read: Snapshot, erasures: Erasures) -> None:
+    """Raises RemoteProtocolError for entries without payloads that nobody has erased."""
+    kept = (entry for feed in read.feeds.values() for entry in feed.entries)
+    for entry in chain(kept, read.withdrawn):
+        if entry.payload is None:
+            feed = read.feeds.get(entry.header.author)
+            identity = feed.identity if feed is not None else b""
+            if erasures.reason(entry.header, identity) is None:
+                raise RemoteProtocolError("an entry of a snapshot without its payload")
 
 
 def _by_time(read: Snapshot) -> Iterator[list[Entry]]:
@@ -117,7 +143,7 @@ def _admitted(read: Snapshot, genesis: Genesis, config: LogConfig, now_ms: int) 
         config,
         about_rights=lambda: (each for feed in read.feeds.values() for each in feed.entries),
     )
-    log.receive_whole(*whole_chains(read.feeds.values()), read.withdrawn, now_ms)
+    log.receive_whole(*whole_chains(read.feeds.values()), read.withdrawn, now_ms, read.shown)
     for feed in read.feeds.values():
         if log.length(feed.author) != len(feed.ids):
             raise RemoteProtocolError("a snapshot with entries that nobody had the right to write")

@@ -14,6 +14,7 @@ from typing import Final
 from lattica.crdt.base.canonical import encode
 from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.log.clock import milliseconds_of
+from lattica.crdt.log.erasure.erasures import Erasures
 from lattica.crdt.types.payloads import (
     ClaimWrite,
     CounterWrite,
@@ -48,6 +49,7 @@ class Sweep:
     """Whether an entry has come."""
     newest: Mapping[bytes, int]
     """How many entries each author has."""
+    erasures: Callable[[], Erasures]
     dead: list[tuple[bytes, int]] = field(default_factory=list)
     """Authors and sequence numbers of what can go, in the order in which it may: a write after
     what it replaced."""
@@ -106,6 +108,10 @@ class Sweep:
 
     def take(self, entry: Entry) -> None:
         """Take the next entry."""
+        if self.erasures().erases(entry.header):
+            if self.may_go(entry):
+                self.drop(entry)
+            return
         if entry.header.kind not in _KINDS or entry.payload is None:
             return
         try:

@@ -92,7 +92,7 @@ class History:
         """What can go, in the order in which it may."""
         database, log = self._replica.database, self._replica.log
         lengths = {author: length for author, (length, _) in self.heads().items()}
-        sweep = Sweep(before_ms, standing, log.knows, lengths)
+        sweep = Sweep(before_ms, standing, log.knows, lengths, lambda: self._replica.erasures)
         for batch in database.batches_by_time(lengths):
             for entry in batch:
                 sweep.take(entry)
@@ -112,7 +112,7 @@ class History:
     ) -> Turns[State]:
         """The state that entries come to, if some were not there."""
         replica, database = self._replica, self._replica.database
-        state = State(replica.genesis, replica.has_effect, replica.open_payload)
+        state = replica_state(replica)
         yield from state.rebuilding(
             lambda: _without(database.batches_by_time(lengths), without),
             database.withdrawn_entries,
@@ -137,12 +137,19 @@ class History:
     def body(self, heads: Mapping[bytes, tuple[int, bytes]]) -> Turns[list[bytes]]:
         """The parts of a snapshot, but the first, of what these heads name."""
         parts: list[bytes] = []
+        bare: list[Entry] = []
         for author in sorted(self._replica.log.feeds):
             prefix = yield from self._prefix(author, heads.get(author, (0, b""))[0])
+            bare += [each for each in prefix.entries if each.payload is None]
             for part in body_parts([prefix], ()):
                 parts.append(part)
                 yield
-        parts += body_parts((), self._replica.database.withdrawn_entries())
+        withdrawn = [*self._replica.database.withdrawn_entries()]
+        bare += [each for each in withdrawn if each.payload is None]
+        # Those that are admitted are in the chains.
+        shown = self._replica.shown_for(bare)
+        shown = [each for each in shown if not self._replica.erasures.is_admitted(each)]
+        parts += body_parts((), withdrawn, shown)
         return parts
 
     def _prefix(self, author: bytes, length: int) -> Turns[FeedPrefix]:
@@ -156,6 +163,13 @@ class History:
         return FeedPrefix(
             author, ids=feed.ids[:length], entries=entries, remnants=remnants, fork=feed.fork
         )
+
+
+def replica_state(replica: Replica) -> State:
+    """A state for the entries of a replica, by what is known there at any time."""
+    return State(
+        replica.genesis, replica.has_effect, replica.open_payload, lambda: replica.erasures
+    )
 
 
 def _without(

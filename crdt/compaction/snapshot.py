@@ -13,6 +13,8 @@ It travels as parts of at most 1 MiB, canonical:
        a chain, or bytes: remnants of as many entries as they are
 3      `[3, proof of a fork]`
 4      `[4, [[header, signature, payload], …]]`: withdrawn, and referred to
+5      `[5, [[certificate, [[header, signature, payload], …]], …]]`: erasures
+       that are not in the chains
 =====  ====================================================================
 
 A statement of a snapshot is signed together with the SHA-256 of all parts but the first.
@@ -22,12 +24,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from lattica.crdt.base.canonical import Plain, decode, encode, encode_known
 from lattica.crdt.base.turns import Turns, finish
 from lattica.crdt.entries.chain import pack_item, unpack_item
+from lattica.crdt.entries.erasure import Shown, pack_shown, read_shown
 from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.header import Entry, Header, Kind, check_entry, decode_header
 from lattica.crdt.entries.remnant import header_of, split_remnants
@@ -64,9 +67,13 @@ class Snapshot:
     feeds: dict[bytes, FeedPrefix]
     withdrawn: list[Entry]
     """Those that their authors have signed."""
+    shown: list[Shown] = field(default_factory=list)
+    """Erasures beside those in the chains."""
 
 
-def body_parts(feeds: Iterable[FeedPrefix], withdrawn: Iterable[Entry]) -> Iterator[bytes]:
+def body_parts(
+    feeds: Iterable[FeedPrefix], withdrawn: Iterable[Entry], shown: Iterable[Shown] = ()
+) -> Iterator[bytes]:
     """All parts but the first. The same document, pruned alike, has the same."""
     for feed in sorted(feeds, key=lambda feed: feed.author):
         yield from _chain_parts(feed)
@@ -74,6 +81,8 @@ def body_parts(feeds: Iterable[FeedPrefix], withdrawn: Iterable[Entry]) -> Itera
             yield encode([3, feed.fork.encode()])
     for entry in sorted(withdrawn, key=lambda entry: entry.id):
         yield encode([4, [[entry.header.encoded, entry.signature, entry.payload]]])
+    for each in sorted(shown, key=lambda each: each.entry.id):
+        yield encode([5, pack_shown([each])])
 
 
 def _chain_parts(feed: FeedPrefix) -> Iterator[bytes]:
@@ -199,7 +208,7 @@ class SnapshotReader:
         withdrawn = yield from vouched(self._body.withdrawn, forks)
         for feed in feeds.values():
             feed.end_vouched()
-        return Snapshot(statement, names, feeds, withdrawn)
+        return Snapshot(statement, names, feeds, withdrawn, self._body.shown)
 
 
 def _statements(part: bytes) -> list[Plain]:
@@ -216,6 +225,7 @@ class _Body:
     def __init__(self, doc_id: bytes) -> None:
         self._doc_id = doc_id
         self.withdrawn: list[Entry] = []
+        self.shown: list[Shown] = []
         self._feeds: dict[bytes, FeedPrefix] = {}
         self._hlc = -1
         """Of the entry before, in the chain that is read."""
@@ -230,6 +240,8 @@ class _Body:
             case [4, list(items)]:
                 for item in items:
                     self.withdrawn.append(self._loose(item))
+            case [5, [_, *_] as sessions]:
+                self.shown += read_shown(sessions, self._doc_id)
             case _:
                 raise RemoteProtocolError("a part of a snapshot that is none")
 
@@ -252,8 +264,8 @@ class _Body:
                 continue
             prev = feed.ids[-1] if feed.ids else self._doc_id
             entry = unpack_item(item, self._doc_id, author, len(feed.ids), prev)
-            if entry.payload is None:
-                raise RemoteProtocolError("an entry of a snapshot without its payload")
+            if entry.header.kind == Kind.ERASE and not entry.is_signed():
+                raise RemoteProtocolError("an erasure that its author has not signed")
             self._follow(feed, entry.header)
             feed.entries.append(entry)
 
@@ -266,7 +278,7 @@ class _Body:
 
     def _loose(self, item: Plain) -> Entry:
         match item:
-            case [bytes(header), bytes(signature), bytes(payload)]:
+            case [bytes(header), bytes(signature), bytes() | None as payload]:
                 entry = Entry(decode_header(header), signature, payload)
             case _:
                 raise RemoteProtocolError("a withdrawn entry of a snapshot that is none")

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lattica.crdt.entries.erasure import Shown
 from lattica.crdt.entries.header import Entry, Kind, check_entry
 from lattica.crdt.entries.remnant import header_of
 from lattica.crdt.keys.session import decode_certificate
+from lattica.crdt.log.core import Log
 from lattica.crdt.log.disk.database import DocumentDatabase
 from lattica.crdt.log.disk.replica import load_keyring, load_log
 from lattica.crdt.log.disk.schema import read_genesis
@@ -31,6 +33,10 @@ class CheckReport:
     authors: int = 0
     entries: int = 0
     """Whose headers, links, payloads and signatures were verified."""
+    erased: int = 0
+    """Of these, without payloads: that is said by who may."""
+    missing: int = 0
+    """Of these, without payloads that were erased and are not any more: peers may have them."""
     pruned: int = 0
     """Of which only the IDs are there."""
     withdrawn: int = 0
@@ -69,16 +75,20 @@ def check_document(path: Path, identity: Identity | None = None) -> CheckReport:
     try:
         report = CheckReport(genesis.doc_id, genesis.name)
         log = load_log(genesis, database)
+        log.restore_erasures(database.erasures())
+        for shown in log.erasures:
+            _check_erasure(shown, report)
         for feed in log.feeds.values():
-            _check_feed(database, feed, report)
+            _check_feed(database, feed, log, report)
         for entry in database.withdrawn_entries():
             report.withdrawn += 1
             _check_own(entry, report)
+            _check_payload(entry, log, report)
         open_payload = None
         if genesis.is_sealed:
             keyring = load_keyring(log, database, identity or Identity.generate())
             open_payload = keyring.open
-        state = State(genesis, log.has_effect, open_payload)
+        state = State(genesis, log.has_effect, open_payload, lambda: log.erasures)
         state.rebuild(database.all_entries, database.withdrawn_entries)
         report.unread = state.unread
         try:
@@ -90,7 +100,30 @@ def check_document(path: Path, identity: Identity | None = None) -> CheckReport:
         database.close()
 
 
-def _check_feed(database: DocumentDatabase, feed: Feed, report: CheckReport) -> None:
+def _check_erasure(shown: Shown, report: CheckReport) -> None:
+    header = shown.entry.header
+    try:
+        check_entry(shown.entry)
+        if header.doc_id != report.doc_id or not shown.entry.is_signed():
+            report.note(header.author, header.seq, "an erasure that its author has not signed")
+    except RemoteProtocolError as error:
+        report.note(header.author, header.seq, f"{error}")
+
+
+def _check_payload(entry: Entry, log: Log, report: CheckReport) -> None:
+    """Whether it is there, or known to be erased."""
+    header, feed = entry.header, log.feeds.get(entry.header.author)
+    if log.erasures.erases(header):
+        if entry.payload is not None:
+            report.note(header.author, header.seq, "it is erased, and its payload is here")
+        report.erased += entry.payload is None
+    elif entry.payload is None:
+        report.missing += 1
+        if log.erasures.reason(header, feed.identity if feed is not None else b"") is None:
+            report.note(header.author, header.seq, "its payload is missing, and was not erased")
+
+
+def _check_feed(database: DocumentDatabase, feed: Feed, log: Log, report: CheckReport) -> None:
     report.authors += bool(feed.ids)
     report.forks += feed.fork is not None
     present = 0
@@ -111,6 +144,7 @@ def _check_feed(database: DocumentDatabase, feed: Feed, report: CheckReport) -> 
         if header.kind == Kind.SESSION:
             _check_certificate(entry, feed, report)
         is_vouched = _check_own(entry, report)
+        _check_payload(entry, log, report)
     is_vouched |= feed.fork is not None and feed.fork.vouches_for(feed.ids)
     if present and not is_vouched:
         report.note(feed.author, len(feed.ids) - 1, "nobody has signed the newest one")

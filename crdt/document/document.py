@@ -16,6 +16,7 @@ from lattica.crdt.base.turns import Turns, finish
 from lattica.crdt.compaction.history import History, Point
 from lattica.crdt.compaction.snapshot import Snapshot
 from lattica.crdt.document.editing import ReplicatedList, Text
+from lattica.crdt.document.erasing import Erasing, Named
 from lattica.crdt.document.feeds import Feeds
 from lattica.crdt.document.fields import Claims, Counter, Registers, ReplicatedSet
 from lattica.crdt.document.governance.owners import DocumentOwners, Owner, OwnerAppointment
@@ -27,7 +28,7 @@ from lattica.crdt.document.received import Received
 from lattica.crdt.document.resolved import Resolved
 from lattica.crdt.document.snapshots import Snapshots
 from lattica.crdt.document.statements import Statements
-from lattica.crdt.entries.chain import decode_chain
+from lattica.crdt.entries.chain import read_chain
 from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import Kind
@@ -98,6 +99,7 @@ class Document:
         self._read_keys = ReadKeys(self._writer)
         self._rights = DocumentRights(self._writer, self._read_keys)
         self._owners = DocumentOwners(self._writer)
+        self._erasing = Erasing(self._writer, self._resolved, self._rights)
         self.registers = Registers(self)
         """Names and their values, like a dictionary."""
 
@@ -382,6 +384,27 @@ class Document:
         """What was written, as far as it is admitted here, by time."""
         return listed(self._replica)
 
+    def erase(self, *entries: Named) -> int:
+        """Have what entries say go, here and at all peers, for good; how many they were that were
+        not erased before. That they were written, by whom and when, stays and can be verified.
+
+        Args:
+            entries: as :meth:`entries` lists them, or their IDs, as bytes or text; of a text the
+                first eight digits are enough if only one begins with them.
+
+        Who has written an entry erases it, or an owner of the document. What the state still needs
+        has to be written over first: the value of a register, what was last said of an element of
+        a set, what a session has added to a counter or claimed last.
+
+        Raises:
+            LocalProtocolError: there is no such entry here, the state needs it, or it cannot be
+                erased: it is an edit of a text or list, or says who may do what. Nothing is erased.
+            AccessDeniedError: somebody else has written it, or this peer has no right to write at
+                the name where it does.
+            StoreFullError, StoreError: it cannot be written; nothing is erased.
+        """
+        return self._erasing.erase(entries)
+
     # What can be verified.
 
     @property
@@ -546,9 +569,11 @@ class Document:
             RemoteProtocolError: it is none, or not signed.
             StoreFullError, StoreError: it cannot be kept; it is as if it had not come.
         """
-        entries = decode_chain(chain, self.genesis.doc_id, self._replica.log.id_at)
+        read = read_chain(chain, self.genesis.doc_id, self._replica.log.id_at)
         with self._kept_or_forgotten():
-            outcome = self._replica.receive(entries, peer, self._wall(), self._monotonic())
+            outcome = self._replica.receive(
+                read.entries, peer, self._wall(), self._monotonic(), read.shown
+            )
         return self._resolve(outcome)
 
     def receive_fork(self, proof: bytes) -> Received:

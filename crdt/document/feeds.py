@@ -11,13 +11,14 @@ from lattica.crdt.entries.chain import (
     MAX_CHAIN,
     encode_chain,
     fitting,
+    fitting_shown,
     signed_part,
 )
 from lattica.crdt.entries.header import Entry
 from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.log.outcome import Outcome
 from lattica.crdt.log.withdrawn import withdrawn_chains
-from lattica.crdt.sync.heads import ID_PREFIX, Head, HeadIndex
+from lattica.crdt.sync.heads import ID_PREFIX, MAX_LACKING, Head, HeadIndex
 
 _PIECE: Final = 1024
 """Entries of a chain that is sent: whoever reads it does nothing else meanwhile."""
@@ -52,10 +53,12 @@ class Feeds:
             vouching = self._cut_off(author, entries)
             if vouching and size + len(vouching) * _VOUCHING_BYTES <= MAX_CHAIN - FRAME_BYTES:
                 entries += vouching
-            chain = signed_part(entries)
+                size += len(vouching) * _VOUCHING_BYTES
+            room, _ = fitting_shown(entries, size, self._replica.shown_for)
+            chain = signed_part(room)
             if not chain:
                 return
-            yield encode_chain(chain, with_prev=True)
+            yield encode_chain(chain, with_prev=True, shown=self._replica.shown_for(chain))
             since += min(count, len(chain))
 
     def _cut_off(self, author: bytes, entries: list[Entry]) -> tuple[Entry, ...]:
@@ -78,7 +81,9 @@ class Feeds:
         if not any(feed.fork is not None for feed in log.feeds.values()):
             return
         entries = database.entries(author, since, log.length(author))
-        yield from withdrawn_chains(entries, database.withdrawn_entries, log.feeds)
+        yield from withdrawn_chains(
+            entries, database.withdrawn_entries, log.feeds, self._replica.shown_for
+        )
 
     def has_gap(self, author: bytes, since: int) -> bool:
         """As :meth:`Document.has_gap`."""
@@ -117,6 +122,8 @@ class Feeds:
             self._note(proof.author)
         for author, _ in outcome.withdrawn:
             self._note(author)
+        for author in outcome.settled:
+            self._note(author)
 
     def forget(self) -> None:
         """Have the heads be read anew: the log is another one."""
@@ -128,4 +135,5 @@ class Feeds:
         feed = self._replica.log.feeds[author]
         newest = feed.ids[-1][:ID_PREFIX] if feed.ids else b""
         fork = feed.fork.seq if feed.fork else None
-        self._head_index.set(Head(author, len(feed.ids), newest, fork))
+        lacking = tuple(feed.lacking[:MAX_LACKING])
+        self._head_index.set(Head(author, len(feed.ids), newest, fork, lacking))

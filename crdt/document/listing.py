@@ -31,6 +31,8 @@ class LogEntry:
     """Where it writes at, if it does and that can be read here."""
     size: int
     """Bytes."""
+    is_erased: bool = False
+    """Whether it has no payload any more."""
 
 
 def listed(replica: Replica) -> Iterator[LogEntry]:
@@ -52,4 +54,5 @@ def listed(replica: Replica) -> Iterator[LogEntry]:
             Kind(header.kind).name.lower() if known else f"kind {header.kind}",
             write.name if write is not None else None,
             entry.size,
+            entry.payload is None,
         )

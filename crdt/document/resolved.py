@@ -7,7 +7,7 @@ from typing import Final
 
 from lattica.crdt.access.keyring import Keyring
 from lattica.crdt.base.turns import Turns
-from lattica.crdt.compaction.history import History, Point
+from lattica.crdt.compaction.history import History, Point, replica_state
 from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.log.outcome import Outcome
 from lattica.crdt.tree.search_tree import SearchTree
@@ -26,7 +26,7 @@ class Resolved:
     def __init__(self, replica: Replica, history: History) -> None:
         self._replica = replica
         self._history = history
-        self._state = State(replica.genesis, replica.has_effect, replica.open_payload)
+        self._state = replica_state(replica)
         self._tree: SearchTree | None = None
         self._read_with: tuple[Keyring, tuple[int, int]] | None = None
         self._version = 0
@@ -135,12 +135,15 @@ class Resolved:
         """Go on by what a log has admitted and withdrawn; what changed, as far as it is known."""
         if outcome.forks or outcome.withdrawn or outcome.tombstones or outcome.resigned:
             self._history.cuts += 1
+        if outcome.erased or outcome.restored or outcome.erasures:
+            self._history.cuts += 1
+            self.is_stale |= self._is_erased(outcome)
         if self._reads_more() or outcome.forks or outcome.withdrawn or outcome.says_rights:
             # Resolved anew when it is read: who makes many forks makes few of these.
             self.is_stale = True
         if outcome.is_news:
             self._version += 1
-        if outcome.forks or outcome.admitted or outcome.withdrawn:
+        if outcome.forks or outcome.admitted or outcome.withdrawn or self.is_stale:
             self._tree = None
         if self.is_stale:
             return ()
@@ -150,6 +153,16 @@ class Resolved:
         changes = tuple(change for change in applied if change is not None)
         self.is_stale = not self._state.is_settled
         return changes
+
+    def _is_erased(self, outcome: Outcome) -> bool:
+        """Whether the state may be another one by what is erased, or has its payload again. Who
+        erases here has made sure that it is not; of what others erase, whatever that had replaced
+        may stand again.
+        """
+        if outcome.erased or outcome.restored or self.is_stale:
+            return True
+        replaced = {each for shown in outcome.erasures for each in shown.erasure.replaced}
+        return not replaced.isdisjoint(self._state.standing())
 
     def _reads_more(self) -> bool:
         """Whether there are other read keys than when this was asked last."""

@@ -122,7 +122,7 @@ class Snapshots:
             log = self._replica.log
             check_authors(read, config, log.feeds)  # others may have come meanwhile
             is_fresh = not log.feeds and log.rights is None
-            self._replica.take_prefixes(prefixes, read.withdrawn, now, arrival)
+            self._replica.take_prefixes(prefixes, read.withdrawn, now, arrival, read.shown)
         self._history.cuts += 1
         self._feeds.forget()
         self._resolved.forget()

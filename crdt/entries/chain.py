@@ -9,16 +9,20 @@ On the wire a chain is `[author, seq, prev_id, [item, …]]`: the sequence numbe
 and the ID of the one before, or nil if the receiver is known to have that. An item is `[hlc, kind,
 payload, signature]`, followed by the dependencies if there are any; where a payload is left out
 there is `[payload_hash, payload_size]` in its place. The rest of each header follows from these.
+Where payloads were erased the erasures go with it, as a fifth part of the chain
+(:mod:`lattica.crdt.entries.erasure`): whoever lacks the entries may not have these yet.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from lattica.crdt.base.canonical import Plain, decode, encode_known
-from lattica.crdt.entries.header import MAX_SEQ, Entry, Header, check_entry, check_form
+from lattica.crdt.entries.erasure import MAX_SHOWN, Evidence, Shown, pack_shown, read_shown
+from lattica.crdt.entries.header import MAX_SEQ, Entry, Header, Kind, check_entry, check_form
 from lattica.nat.base.errors import RemoteProtocolError
 
 MAX_CHAIN: Final = 1024 * 1024
@@ -36,7 +40,18 @@ _ITEM_BYTES: Final = 128
 _DEP_BYTES: Final = 40
 
 
-def encode_chain(entries: Sequence[Entry], *, with_prev: bool) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """What somebody has sent of one author."""
+
+    entries: tuple[Entry, ...]
+    shown: tuple[Shown, ...] = ()
+    """Erasures because of which some of them have no payload."""
+
+
+def encode_chain(
+    entries: Sequence[Entry], *, with_prev: bool, shown: Sequence[Shown] = ()
+) -> bytes:
     """The wire form of contiguous entries of one author, at least one.
 
     `with_prev` has the ID before the first of them in it. The caller keeps to `MAX_CHAIN` and
@@ -44,7 +59,8 @@ def encode_chain(entries: Sequence[Entry], *, with_prev: bool) -> bytes:
     """
     first = entries[0].header
     prev = first.prev_id if with_prev else None
-    return encode_known([first.author, first.seq, prev, [pack_item(entry) for entry in entries]])
+    parts: list[Plain] = [first.author, first.seq, prev, [pack_item(entry) for entry in entries]]
+    return encode_known([*parts, pack_shown(shown)] if shown else parts)
 
 
 def fitting(entries: Iterable[Entry], most: int = MAX_ENTRIES) -> tuple[list[Entry], int]:
@@ -52,19 +68,36 @@ def fitting(entries: Iterable[Entry], most: int = MAX_ENTRIES) -> tuple[list[Ent
     than `most`; and their bytes there, at most.
     """
     found: list[Entry] = []
-    size = 0
+    size = erasures = 0
     for entry in entries:
         header = entry.header
+        erasures += header.kind == Kind.ERASE
         more = len(entry.payload or b"") + _DEP_BYTES * len(header.deps) + _ITEM_BYTES
         if found and (
             header.seq != found[-1].header.seq + 1
             or size + more > MAX_CHAIN - FRAME_BYTES
             or len(found) == most
+            or erasures > MAX_SHOWN
         ):
             break
         found.append(entry)
         size += more
     return found, size
+
+
+def fitting_shown(
+    entries: Sequence[Entry], size: int, evidence: Evidence
+) -> tuple[Sequence[Entry], Sequence[Shown]]:
+    """The first of these entries, which take `size` bytes of a chain at most, that it has room for
+    together with the erasures of what they lack; and those erasures.
+    """
+    while True:
+        shown = evidence(entries)
+        more = sum(each.entry.size + len(each.certificate) + _ITEM_BYTES for each in shown)
+        fits = len(shown) <= MAX_SHOWN and size + more <= MAX_CHAIN - FRAME_BYTES
+        if fits or len(entries) == 1:
+            return entries, shown
+        entries = entries[: len(entries) // 2]
 
 
 def signed_part(entries: Sequence[Entry]) -> Sequence[Entry]:
@@ -90,6 +123,11 @@ def pack_item(entry: Entry) -> list[Plain]:
 def decode_chain(
     data: bytes, doc_id: bytes, id_at: Callable[[bytes, int], bytes | None]
 ) -> tuple[Entry, ...]:
+    """The entries of a chain; see :func:`read_chain`."""
+    return read_chain(data, doc_id, id_at).entries
+
+
+def read_chain(data: bytes, doc_id: bytes, id_at: Callable[[bytes, int], bytes | None]) -> Chain:
     """Read a chain of a document, and verify it.
 
     `id_at(author, seq)` is the ID of an entry that is here, for chains that leave it to be known.
@@ -98,8 +136,11 @@ def decode_chain(
         RemoteProtocolError: it is none, breaks a rule of the format, follows on an entry that is
             not here without giving its ID, or is not signed by its author.
     """
+    sessions: Sequence[Plain] = ()
     match decode(data, MAX_CHAIN):
         case [bytes(author), int(seq), bytes() | None as prev, list(items)]:
+            pass
+        case [bytes(author), int(seq), bytes() | None as prev, list(items), [_, *_] as sessions]:
             pass
         case _:
             raise RemoteProtocolError("not a chain of entries")
@@ -115,7 +156,7 @@ def decode_chain(
         entries.append(entry)
         seq, prev = seq + 1, entry.id
     _verify_links(entries)
-    return tuple(entries)
+    return Chain(tuple(entries), read_shown(sessions, doc_id))
 
 
 def unpack_item(item: Plain, doc_id: bytes, author: bytes, seq: int, prev: bytes) -> Entry:
@@ -175,6 +216,8 @@ def verify_chain(entries: Sequence[Entry]) -> None:
 
 
 def _verify_links(entries: Sequence[Entry]) -> None:
+    if sum(entry.header.kind == Kind.ERASE for entry in entries) > MAX_SHOWN:
+        raise RemoteProtocolError(f"a chain with more than {MAX_SHOWN} erasures")
     before: Header | None = None
     for entry in entries:
         header = entry.header
@@ -193,3 +236,6 @@ def _verify_links(entries: Sequence[Entry]) -> None:
             raise RemoteProtocolError(
                 f"a chain with {SIGNED_EVERY} entries of which none is signed"
             )
+        if entry.header.kind == Kind.ERASE and not entry.is_signed():
+            # It is shown without those that follow on it.
+            raise RemoteProtocolError("an erasure that its author has not signed")

@@ -45,6 +45,8 @@ class Kind(IntEnum):
     REVOKE = 9
     KEY = 10
     """Of a sealed document, about a read key."""
+    ERASE = 11
+    """Has payloads of earlier entries go; see :mod:`lattica.crdt.entries.erasure`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from lattica.crdt.access.rights import Rights, Verdict
 from lattica.crdt.entries.genesis import Genesis, Mode
 from lattica.crdt.entries.header import Entry
 from lattica.crdt.keys.session import SessionCertificate, decode_certificate
+from lattica.crdt.log.erasure.erasures import Erasures
 from lattica.crdt.log.feed import Feed
 from lattica.crdt.log.prefix import FeedPrefix
 from lattica.nat.base.errors import RemoteProtocolError
@@ -31,6 +32,8 @@ class Authority:
         """Sessions of owners that have contradicted themselves."""
         self.rights = None if genesis.mode is Mode.OPEN else self._no_rights()
         """Who may do what; None: everybody may write."""
+        self.erasures = Erasures(genesis, feeds, self.rights)
+        """What entries have go of others."""
         self.is_changed = False
         self.is_stale = False
         """Whether somebody else may own the document than was known when entries were learned."""
@@ -45,7 +48,8 @@ class Authority:
     # What is admitted.
 
     def learn(self, feed: Feed, entry: Entry) -> None:
-        """Take what an admitted entry says of rights."""
+        """Take what an admitted entry says of rights, and what it erases."""
+        self.erasures.learn(entry, feed.identity)
         rights = self.rights
         if rights is None:
             return
@@ -81,6 +85,8 @@ class Authority:
 
     def forget(self, entry_ids: Iterable[bytes]) -> None:
         """Take back what entries said that are not admitted any more."""
+        entry_ids = [*entry_ids]
+        self.erasures.forget(entry_ids)
         if self.rights is not None:
             for entry_id in entry_ids:
                 self.is_changed |= self.rights.forget(entry_id)
@@ -128,6 +134,7 @@ class Authority:
         if self.rights is None:
             return
         self.rights.clear()
+        self.erasures.begin_anew()
         for entry in entries:
             if entry.header.seq == 0:
                 self.learn_certificate(entry)

@@ -16,6 +16,7 @@ from typing import Final
 
 from lattica.crdt.access.rights import Verdict
 from lattica.crdt.entries.chain import signed_part
+from lattica.crdt.entries.erasure import Shown, decode_erasure
 from lattica.crdt.entries.fork import ForkProof
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import Entry, Kind
@@ -24,14 +25,13 @@ from lattica.crdt.log.authority import Authority
 from lattica.crdt.log.clock import HybridClock, milliseconds_of
 from lattica.crdt.log.config import LogConfig
 from lattica.crdt.log.dependencies import Dependencies
+from lattica.crdt.log.erasure.payloads import Payloads
 from lattica.crdt.log.feed import Feed
 from lattica.crdt.log.forks import Forks
 from lattica.crdt.log.outcome import Outcome
 from lattica.crdt.log.prefix import FeedPrefix
 from lattica.crdt.log.waiting import WaitingEntries
-from lattica.nat.base.errors import (
-    RemoteProtocolError,
-)
+from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.limits.token_bucket import TokenBucket, take
 
 _ABOUT_RIGHTS: Final = (Kind.GRANT, Kind.REVOKE)
@@ -72,6 +72,9 @@ class Log:
         """What entries say of rights."""
         self.rights = self.authority.rights
         """Who may do what; None: everybody may write."""
+        self.erasures = self.authority.erasures
+        """Which entries have no payloads any more."""
+        self._payloads = Payloads(self.erasures, self.feeds, entry_at, withdrawn_at)
         self._forks = Forks(self.feeds, self._waiting, self.authority, entry_at)
 
     # What is here.
@@ -134,11 +137,29 @@ class Log:
         """Learn the rights that admitted entries give; after :meth:`restore`."""
         self.authority.restore([*entries])
 
-    def receive(self, entries: Sequence[Entry], peer: object, now_ms: int, now: float) -> Outcome:
+    def restore_erasures(self, kept: Iterable[tuple[Entry, bytes]]) -> list[Entry]:
+        """Learn the erasures that are kept; after :meth:`restore_rights`. See
+        :meth:`~lattica.crdt.log.erasure.payloads.Payloads.restore`.
+        """
+        return self._payloads.restore(kept)
+
+    def erased_by(self, shown: Shown) -> list[Entry]:
+        """The kept entries whose payloads go when an erasure is admitted."""
+        return self._payloads.erased_by(shown)
+
+    def receive(
+        self,
+        entries: Sequence[Entry],
+        peer: object,
+        now_ms: int,
+        now: float,
+        shown: Sequence[Shown] = (),
+    ) -> Outcome:
         """Take a chain of this document that :func:`~lattica.crdt.entries.chain.verify_chain`
         has verified.
 
         `now_ms` are milliseconds since 1970 by the clock here; `now` seconds that never decrease.
+        `shown` are verified erasures that come with it.
 
         Raises:
             ContradictionError: the chain is not that of the author here, and does not prove
@@ -152,14 +173,18 @@ class Log:
             outcome.refuse(author, first, "there are too many authors", is_final=False)
             return outcome
         self._forks.take(entries, outcome)
-        self._dependencies.keep_tombstones(self.feeds.get(author), entries, outcome)
-        feed = self.feeds.get(author) or Feed(author)
-        fresh = self._fresh(feed, entries)
-        if fresh and self._has_rate(feed, fresh, outcome, now):
-            self._take(feed, fresh, peer, now_ms, outcome)
-        elif outcome.tombstones:
-            self._drain(self._dependencies.unblocked(outcome.tombstones), now_ms, outcome)
-        self._reconsider(now_ms, outcome)
+        with self.erasures.offered([*shown, *self._payloads.standing_in([entries])]):
+            self._dependencies.keep_tombstones(
+                self.feeds.get(author), entries, outcome, self._payloads.is_whole
+            )
+            feed = self.feeds.get(author) or Feed(author)
+            self._payloads.take_missing(feed, entries, outcome)
+            fresh = self._fresh(feed, entries)
+            if fresh and self._has_rate(feed, fresh, outcome, now):
+                self._take(feed, fresh, peer, now_ms, outcome)
+            elif outcome.tombstones:
+                self._drain(self._dependencies.unblocked(outcome.tombstones), now_ms, outcome)
+            self._reconsider(now_ms, outcome)
         return outcome
 
     def receive_fork(self, proof: ForkProof, now_ms: int) -> Outcome:
@@ -176,13 +201,27 @@ class Log:
         proofs: Iterable[ForkProof],
         withdrawn: Iterable[Entry],
         now_ms: int,
+        shown: Sequence[Shown] = (),
     ) -> Outcome:
         """Take whole chains that somebody who is believed has put together: what rights cover of
         them and of what is here, whichever of them comes first, and without rates.
 
-        None of them contradicts what is here, and `withdrawn` are entries without effect.
+        None of them contradicts what is here, and `withdrawn` are entries without effect. `shown`
+        are erasures because of which some have no payload.
         """
         outcome = Outcome()
+        with self.erasures.offered([*shown, *self._payloads.standing_in(chains)]):
+            self._receive_whole(chains, proofs, withdrawn, now_ms, outcome)
+        return outcome
+
+    def _receive_whole(
+        self,
+        chains: Sequence[Sequence[Entry]],
+        proofs: Iterable[ForkProof],
+        withdrawn: Iterable[Entry],
+        now_ms: int,
+        outcome: Outcome,
+    ) -> None:
         for proof in proofs:
             self._forks.contain(proof, outcome)
         for entry in withdrawn:
@@ -200,7 +239,6 @@ class Log:
                 if fresh:
                     self._take(feed, fresh, None, now_ms, outcome)
             self._reconsider(now_ms, outcome)
-        return outcome
 
     def advance(self, now_ms: int) -> Outcome:
         """Admit what was early and is not any more."""
@@ -273,6 +311,7 @@ class Log:
             for feed in [*self.feeds.values()]:
                 if feed.is_cut and not self.authority.is_changed:
                     self._admit_again(feed, now_ms, outcome)
+        self._payloads.settle(outcome)
 
     def _saying_rights(self, outcome: Outcome) -> Iterator[Entry]:
         """What is admitted and says something of rights, be it not kept yet."""
@@ -339,6 +378,7 @@ class Log:
             seq, size = seq - 1, size - entry.size
         self.authority.forget(feed.ids[seq:])
         del feed.ids[seq:]
+        feed.bare.difference_update(range(seq, max(feed.bare, default=0) + 1))
         feed.size, feed.hlc, feed.is_cut = size, hlc, True
         self._waiting.drop(feed.author)
         outcome.withdrawn.append((feed.author, seq))
@@ -469,7 +509,7 @@ class Log:
             self._waiting.drop(feed.author, header.seq)
             outcome.refuse(feed.author, header.seq, reason, is_final=True)
             return False
-        if entry.payload is None:
+        if not self._payloads.is_whole(entry, feed):
             # Somebody has left it out; others have it.
             reason = "an entry without its payload"
             outcome.refuse(feed.author, header.seq, reason, is_final=False)
@@ -500,6 +540,11 @@ class Log:
             try:
                 self.authority.check_certificate(certificate)
                 self.authority.learn_certificate(entry)
+            except RemoteProtocolError as error:
+                return f"{error}"
+        if header.kind == Kind.ERASE and entry.payload is not None:
+            try:
+                decode_erasure(entry.payload)
             except RemoteProtocolError as error:
                 return f"{error}"
         return ""

@@ -4,7 +4,7 @@ without effect.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Final
 
 from lattica.crdt.entries.header import Entry
@@ -41,19 +41,23 @@ class Dependencies:
         return [author for entry in entries for author in self._blocked.pop(entry.id, ())]
 
     def keep_tombstones(
-        self, feed: Feed | None, entries: Sequence[Entry], outcome: Outcome
+        self,
+        feed: Feed | None,
+        entries: Sequence[Entry],
+        outcome: Outcome,
+        is_whole: Callable[[Entry], bool],
     ) -> None:
         """Others' entries depend on these, which are behind a fork: they do not dangle. Nor do
         these: each comes after the one before it on its branch, and after its own dependencies.
+
+        `is_whole` says whether all of an entry is there that is to be.
         """
         if feed is None or feed.fork is None:
             return
         behind = [
             entry
             for entry in entries
-            if entry.header.seq >= feed.fork.seq
-            and entry.id not in self.known
-            and entry.payload is not None
+            if entry.header.seq >= feed.fork.seq and entry.id not in self.known and is_whole(entry)
         ]
         for entry in reversed(behind):
             if self._is_wanted(entry) and len(self._wanted) < _MAX_WANTED:

@@ -27,6 +27,8 @@ class Feed:
     fork: ForkProof | None = None
     """The one that contradicts itself earliest; from its place on nothing is admitted."""
 
+    bare: set[int] = field(default_factory=set)
+    """Sequence numbers of what has no payload, and is not erased any more: others may have it."""
     is_cut: bool = False
     """Whether entries of it were withdrawn because a right was taken back: its own store goes on
     as another session."""
@@ -35,6 +37,15 @@ class Feed:
     def may_grow(self) -> bool:
         """Whether more of it is worth asking for."""
         return self.fork is None or len(self.ids) < self.fork.seq
+
+    def has(self, seq: int, entry_id: bytes) -> bool:
+        """Whether an entry is admitted at its place."""
+        return 0 <= seq < len(self.ids) and self.ids[seq] == entry_id
+
+    @property
+    def lacking(self) -> list[int]:
+        """Those of :attr:`bare` that are admitted, in order."""
+        return sorted(seq for seq in self.bare if seq < len(self.ids))
 
     def follow(self, entry: Entry) -> None:
         """Have an entry behind the others."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from lattica.crdt.entries.erasure import Shown
 from lattica.crdt.entries.fork import ForkProof
 from lattica.crdt.entries.header import Entry, Kind
 
@@ -35,6 +36,15 @@ class Outcome:
     withdrawn: list[tuple[bytes, int]] = field(default_factory=list)
     """Authors, and from which number on their entries do not count any more, because a right was
     taken back."""
+    erasures: list[Shown] = field(default_factory=list)
+    """Erasures that were not known before."""
+    erased: list[Entry] = field(default_factory=list)
+    """Entries that are kept, and whose payloads go."""
+    restored: list[Entry] = field(default_factory=list)
+    """Entries that were kept without their payloads, and whose erasure does not act any more; these
+    have them."""
+    settled: set[bytes] = field(default_factory=set)
+    """Authors of whom other payloads are missing than before, or may be."""
     has_other_owners: bool = False
     """Whether somebody else owns the document than before, or may do less or more as an owner."""
     refusals: list[Refusal] = field(default_factory=list)
@@ -45,7 +55,13 @@ class Outcome:
     def is_news(self) -> bool:
         """Whether anything has changed but what waits."""
         return bool(
-            self.admitted or self.forks or self.tombstones or self.resigned or self.withdrawn
+            self.admitted
+            or self.forks
+            or self.tombstones
+            or self.resigned
+            or self.withdrawn
+            or self.erased
+            or self.restored
         )
 
     @property

@@ -53,7 +53,16 @@ class FeedPrefix:
             return
         while self.entries and not self.entries[-1].is_signed():
             self.size -= self.entries.pop().size
-        length = self.entries[-1].header.seq + 1 if self.entries else 0
+        self._end_at(self.entries[-1].header.seq + 1 if self.entries else 0)
+
+    def end_before(self, seq: int) -> None:
+        """Leave out an entry and what follows on it."""
+        while self.entries and self.entries[-1].header.seq >= seq:
+            self.size -= self.entries.pop().size
+        self._end_at(seq)
+        self.end_vouched()
+
+    def _end_at(self, length: int) -> None:
         for seq in [seq for seq in self.remnants if seq >= length]:
             self.size -= size_of(self.remnants.pop(seq), seq)
         del self.ids[length:]

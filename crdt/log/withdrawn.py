@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from lattica.crdt.base.turns import Turns
-from lattica.crdt.entries.chain import encode_chain, fitting, signed_part
+from lattica.crdt.entries.chain import encode_chain, fitting, fitting_shown, signed_part
+from lattica.crdt.entries.erasure import Evidence
 from lattica.crdt.entries.fork import ForkProof
 from lattica.crdt.entries.header import Entry
 from lattica.crdt.log.feed import Feed
@@ -36,10 +37,12 @@ def withdrawn_chains(
     entries: Iterable[Entry],
     withdrawn: Callable[[], Iterable[Entry]],
     feeds: Mapping[bytes, Feed],
+    evidence: Evidence = lambda entries: (),
 ) -> Iterator[bytes]:
     """Chains of the withdrawn entries that some depend on, be it by way of others: each from the
     place of its author's fork on. First those that are depended on, so that what they need is known
-    to be wanted, then all in the order in which they can be taken.
+    to be wanted, then all in the order in which they can be taken. `evidence` has the erasures of
+    those that have no payload.
     """
     wanted = [dep for entry in entries for dep in entry.header.deps]
     if not wanted:
@@ -56,7 +59,7 @@ def withdrawn_chains(
         seen.update(each.id for each in new)
         wanted += [dep for each in new for dep in each.header.deps]
         branches.append(branch)
-    chains = [list(_encoded(branch)) for branch in branches]
+    chains = [list(_encoded(branch, evidence)) for branch in branches]
     for each in chains + chains[::-1] if len(chains) > 1 else chains:
         yield from each
 
@@ -74,8 +77,8 @@ def _branch(entry: Entry, known: Mapping[bytes, Entry], feeds: Mapping[bytes, Fe
     return branch[::-1]
 
 
-def _encoded(branch: Sequence[Entry]) -> Iterator[bytes]:
+def _encoded(branch: Sequence[Entry], evidence: Evidence) -> Iterator[bytes]:
     """A branch in pieces that replicas take, each of which ends with a signature of its own."""
-    while piece := signed_part(fitting(branch)[0]):
-        yield encode_chain(piece, with_prev=True)
+    while piece := signed_part(fitting_shown(*fitting(branch), evidence)[0]):
+        yield encode_chain(piece, with_prev=True, shown=evidence(piece))
         branch = branch[len(piece) :]

@@ -37,7 +37,12 @@ class OwnersChange:
     """
 
 
-DocumentChange: TypeAlias = Change | Rebuilt | PresenceChange | OwnersChange
+@dataclass(frozen=True, slots=True)
+class ErasedChange:
+    """Payloads of entries were erased: see :meth:`~lattica.crdt.document.Document.entries`."""
+
+
+DocumentChange: TypeAlias = Change | Rebuilt | PresenceChange | OwnersChange | ErasedChange
 
 
 class ChangeStream:
@@ -58,7 +63,7 @@ class ChangeStream:
             others = {
                 key: each
                 for key, each in self._places.items()
-                if isinstance(each, PresenceChange | OwnersChange)
+                if isinstance(each, PresenceChange | OwnersChange | ErasedChange)
             }
             self._places = {"rebuilt": Rebuilt(), **others}
         elif "rebuilt" not in self._places:
@@ -76,6 +81,11 @@ class ChangeStream:
     def tell_owners(self) -> None:
         """Note that the owners are others. Never waits."""
         self._places["owners"] = OwnersChange()
+        self._news.set()
+
+    def tell_erased(self) -> None:
+        """Note that something was erased. Never waits."""
+        self._places["erased"] = ErasedChange()
         self._news.set()
 
     def close(self) -> None:

@@ -202,6 +202,9 @@ class SharedDocument(Document):
             self._are_rights_new.set()
         if outcome.has_other_owners:
             self._tell_owners()
+        if outcome.erasures:
+            for stream in self._streams:
+                stream.tell_erased()
 
     def _tell_owners(self) -> None:
         told, self._owners_told = self._owners_told, self.owners()

@@ -10,6 +10,7 @@ from typing import Final
 DIGEST_BYTES: Final = 16
 ID_PREFIX: Final = 16
 """Bytes of the newest entry's ID that are compared."""
+MAX_LACKING: Final = 16
 _ABSENT: Final = 2**64 - 1
 
 
@@ -25,13 +26,23 @@ class Head:
     """The first `ID_PREFIX` bytes of the newest entry's ID; empty if there is none."""
     fork: int | None = None
     """From where on the author is proved to contradict himself."""
+    lacking: tuple[int, ...] = ()
+    """Sequence numbers of entries whose payloads are missing, though nothing erases them any more;
+    in order, the first `MAX_LACKING`."""
 
     @property
     def digest(self) -> bytes:
         """`DIGEST_BYTES` that stand for all of it."""
         fork = _ABSENT if self.fork is None else self.fork
-        numbers = self.length.to_bytes(8, "big") + fork.to_bytes(8, "big")
-        return hashlib.sha256(self.author + numbers + self.newest).digest()[:DIGEST_BYTES]
+        numbers = b"".join(each.to_bytes(8, "big") for each in (self.length, fork))
+        lacking = b"".join(each.to_bytes(8, "big") for each in self.lacking)
+        hashed = hashlib.sha256(self.author + numbers + self.newest + lacking)
+        return hashed.digest()[:DIGEST_BYTES]
+
+    def misses(self, other: Head | None) -> int | None:
+        """The first entry here whose payload is missing, and is not missing there."""
+        length, lacking = (other.length, other.lacking) if other is not None else (0, ())
+        return next((seq for seq in self.lacking if seq < length and seq not in lacking), None)
 
 
 class HeadIndex:

@@ -19,7 +19,8 @@ Content is canonical (:mod:`lattica.crdt.base.canonical`) where nothing else is 
 11       part       of a snapshot
 =======  =========  =======================================================
 
-A head is `[author, length, first 16 bytes of the newest ID, fork or nil]`.
+A head is `[author, length, first 16 bytes of the newest ID, fork or nil]`, and behind that, if
+there are any, the numbers of entries whose payloads are missing.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from lattica.crdt.entries.fork import MAX_PROOF
 from lattica.crdt.entries.genesis import MAX_GENESIS
 from lattica.crdt.entries.header import MAX_SEQ
 from lattica.crdt.keys.strict_ed25519 import KEY_BYTES
-from lattica.crdt.sync.heads import DIGEST_BYTES, ID_PREFIX, Head
+from lattica.crdt.sync.heads import DIGEST_BYTES, ID_PREFIX, MAX_LACKING, Head
 from lattica.crdt.sync.ranges import LEAF, Range
 from lattica.nat.base.errors import RemoteProtocolError
 
@@ -52,7 +53,7 @@ MAX_RANGES: Final = 512
 MAX_WANTS: Final = 4096
 """Of one message."""
 _MAX_HELLO: Final = 256 + max(MAX_CAPABILITY, MAX_APPOINTMENTS)
-_MAX_RANGES_BYTES: Final = MAX_RANGES * (3 * 80 + LEAF * 80)
+_MAX_RANGES_BYTES: Final = MAX_RANGES * (3 * 80 + LEAF * (80 + 8 * MAX_LACKING))
 _MAX_WANTS_BYTES: Final = MAX_WANTS * 48
 _MAX_PRESENCE: Final = 8192
 _MAX_STATE: Final = 1024 + MAX_CAPABILITY
@@ -250,7 +251,8 @@ def encode_ranges(ranges: Sequence[Range]) -> Iterator[bytes]:
 
 
 def _pack_head(head: Head) -> list[Plain]:
-    return [head.author, head.length, head.newest, head.fork]
+    packed: list[Plain] = [head.author, head.length, head.newest, head.fork]
+    return [*packed, list(head.lacking)] if head.lacking else packed
 
 
 def encode_wants(wants: Iterable[Want]) -> Iterator[bytes]:
@@ -380,15 +382,27 @@ def _read_range(value: Plain) -> Range:
 
 def _read_head(value: Plain) -> Head:
     match value:
-        case [bytes(author), int(length), bytes(newest), int() | None as fork] if (
+        case [bytes(author), int(length), bytes(newest), int() | None as fork, *more] if (
             len(author) == KEY_BYTES
             and _is_number(length, MAX_SEQ + 1)
             and len(newest) == (ID_PREFIX if length else 0)
             and (fork is None or _is_number(fork, MAX_SEQ))
             and (length or fork is not None)
         ):
-            return Head(author, length, newest, fork)
+            return Head(author, length, newest, fork, _read_lacking(more, length))
     raise RemoteProtocolError("not how far an author is")
+
+
+def _read_lacking(more: list[Plain], length: int) -> tuple[int, ...]:
+    """What a head says behind the rest of it."""
+    match more:
+        case []:
+            return ()
+        case [[_, *_] as lacking] if len(lacking) <= MAX_LACKING:
+            numbers = tuple(each for each in lacking if _is_number(each, length - 1))
+            if len(numbers) == len(lacking) and list(numbers) == sorted(set(numbers)):
+                return numbers
+    raise RemoteProtocolError("not which payloads of an author are missing")
 
 
 def _read_wants(value: Plain) -> Wants:

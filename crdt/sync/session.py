@@ -281,6 +281,8 @@ class SyncSession:
             pass  # nothing of it is admitted any more
         elif theirs.length > length:
             since = length
+        if since != 0 and ours is not None and (missed := ours.misses(theirs)) is not None:
+            since = missed
         if since is None and not fork:
             return None
         if not self._may_ask(theirs):
@@ -308,9 +310,12 @@ class SyncSession:
             if ours.fork is not None and _earlier(ours.fork, their_fork):
                 yield from self._fork_of(each.author)
             length = theirs.length if theirs else 0
+            missed = theirs.misses(ours) if theirs is not None else None
             is_closed = their_fork is not None and length >= their_fork
             if theirs is not None and self._contradicts(ours, theirs):
                 yield from self._chains_of(each.author, 0)
+            elif missed is not None:
+                yield from self._chains_of(each.author, missed)
             elif ours.length > length and not is_closed:
                 yield from self._chains_of(each.author, length)
         for want in served:

@@ -51,6 +51,11 @@ class Cell:
             self._latest[sibling.author] = sibling
             self._authors[sibling.entry_id] = sibling.author
 
+    def replace(self, sibling: Sibling) -> None:
+        """Have a write not stand any more that was taken just now: something later replaces it."""
+        if sibling.entry_id in self._authors:
+            self._take_out(sibling.author)
+
     def _take_out(self, author: bytes) -> None:
         sibling = self._latest.pop(author, None)
         if sibling is not None:

@@ -16,6 +16,7 @@ from lattica.crdt.base.turns import Turns, finish
 from lattica.crdt.entries.genesis import MAX_ENTRY_BYTES, Genesis
 from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.log.clock import milliseconds_of
+from lattica.crdt.log.erasure.erasures import Erasures
 from lattica.crdt.text.sequence import TextSequence
 from lattica.crdt.tree.places import (
     claim_key,
@@ -83,12 +84,15 @@ class State:
         genesis: Genesis,
         has_effect: Callable[[Entry, str], bool] | None = None,
         open_payload: Callable[[Entry], bytes | None] | None = None,
+        erasures: Callable[[], Erasures] | None = None,
     ) -> None:
         self._genesis = genesis
         self._has_effect = has_effect
         """Whether an entry may write at a name; None: all may."""
         self._open_payload = open_payload if genesis.is_sealed else None
         """What an entry of a sealed document says; see :meth:`Keyring.open`."""
+        self._erasures = erasures
+        """What is erased; None: nothing."""
         self._sequences = Sequences(genesis.doc_id)
         self._clear()
 
@@ -106,10 +110,13 @@ class State:
     def apply(self, entry: Entry) -> Change | None:
         """Take the next admitted entry; None if it changes nothing.
 
-        An entry without its payload, of a kind that the document does not have, or whose payload
-        breaks the format takes no effect.
+        An entry without its payload or that is erased, of a kind that the document does not have,
+        or whose payload breaks the format takes no effect.
         """
         header = entry.header
+        erasures = self._erasures() if self._erasures is not None else None
+        if erasures is not None and erasures.erases(header):
+            return None
         try:
             entry = self._opened(entry)
         except NoReadKeyError:
@@ -123,15 +130,17 @@ class State:
             return None
         if write is None or (self._has_effect and not self._has_effect(entry, write.name)):
             return None
+        is_replaced = erasures is not None and erasures.replaces(entry, write.name)
         match write:
             case RegisterWrite():
                 cell = self._registers.setdefault(write.name, Cell())
-                cell.write(_sibling(entry, write.value), write.replaced)
+                _write(cell, _sibling(entry, write.value), write.replaced, is_replaced=is_replaced)
                 return Change(Kind.REGISTER, write.name)
             case SetWrite():
                 elements = self._sets.setdefault(write.name, {})
                 cell = elements.setdefault(encode(write.element), Cell())
-                cell.write(_sibling(entry, write.is_present), write.replaced)
+                sibling = _sibling(entry, write.is_present)
+                _write(cell, sibling, write.replaced, is_replaced=is_replaced)
                 return Change(Kind.SET, write.name, write.element)
             case CounterWrite():
                 totals = self._counters.setdefault(write.name, {})
@@ -363,6 +372,12 @@ class State:
 
 def _sibling(entry: Entry, value: Plain) -> Sibling:
     return Sibling(entry.header.hlc, entry.header.author, entry.id, value)
+
+
+def _write(cell: Cell, sibling: Sibling, replaced: tuple[bytes, ...], *, is_replaced: bool) -> None:
+    cell.write(sibling, replaced)
+    if is_replaced:
+        cell.replace(sibling)
 
 
 def _standing(cell: Cell) -> bytes:

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from lattica.crdt.base.turns import Turns
+from lattica.crdt.entries.erasure import Shown, erasure_of
 from lattica.crdt.entries.header import Entry
 from lattica.crdt.log.errors import StoreError
 from lattica.crdt.log.prefix import FeedPrefix
@@ -67,9 +68,14 @@ class Arrival:
                     self._keep(number, prefix, remnants)
             yield
 
-    def take(self, prefixes: Iterable[FeedPrefix], withdrawn: Iterable[Entry]) -> None:
+    def take(
+        self,
+        prefixes: Sequence[FeedPrefix],
+        withdrawn: Iterable[Entry],
+        shown: Iterable[Shown] = (),
+    ) -> None:
         """Have what a snapshot has count, beside all that is here; what of it was not brought is
-        written now. On disk when it returns.
+        written now. On disk when it returns. `shown` are erasures beside those in the chains.
 
         Raises:
             StoreFullError, StoreError: it cannot be written; all is as it was.
@@ -92,6 +98,9 @@ class Arrival:
             for entry in withdrawn:
                 number = self._database.number(entry.header.author)
                 self._database.insert([entry], number, is_admitted=False)
+            self._database.keep_erasures(
+                each for each in (*shown, *_erasures_of(prefixes)) if each is not None
+            )
         for author in taken:
             del self._numbers[author]
 
@@ -128,6 +137,12 @@ class Arrival:
             )
             number = self._numbers[author] = int(row.fetchone()[0])
         return number
+
+
+def _erasures_of(prefixes: Iterable[FeedPrefix]) -> Iterator[Shown | None]:
+    for prefix in prefixes:
+        for entry in prefix.entries:
+            yield erasure_of(entry, prefix.identity)
 
 
 def drop(db: sqlite3.Connection, numbers: Iterable[int]) -> None:

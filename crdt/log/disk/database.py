@@ -10,15 +10,17 @@ session of its own.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from heapq import heapify, heappop, heapreplace
 from itertools import groupby
 from pathlib import Path
 from typing import Final
 
+from lattica.crdt.entries.erasure import Shown
 from lattica.crdt.entries.fork import ForkProof, decode_fork
 from lattica.crdt.entries.genesis import Genesis, decode_genesis
 from lattica.crdt.entries.header import ID_BYTES, ID_CONTEXT, Entry, Kind, decode_header
@@ -26,6 +28,7 @@ from lattica.crdt.entries.remnant import remnant_of, size_of, split_remnants
 from lattica.crdt.keys.session import SessionKey
 from lattica.crdt.log.disk.arrival import ARRIVED, STAND_IN_BYTES, Arrival, drop, left_over, runs
 from lattica.crdt.log.disk.schema import (
+    ERASURES,
     INSERT,
     OF_KEYS,
     OF_RIGHTS,
@@ -37,6 +40,8 @@ from lattica.crdt.log.disk.schema import (
 from lattica.crdt.log.errors import StoreCorruptError, StoreError
 from lattica.crdt.log.feed import Feed
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
+
+logger = logging.getLogger(__name__)
 
 _BATCH: Final = 128
 """Entries that are read in a turn."""
@@ -80,6 +85,8 @@ class DocumentDatabase:
         db.execute("PRAGMA locking_mode=EXCLUSIVE")
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
+        # What is erased, or was written over, is not left where nothing is any more.
+        db.execute("PRAGMA secure_delete=ON")
         db.execute("BEGIN EXCLUSIVE")
         try:
             (version,) = db.execute("PRAGMA user_version").fetchone()
@@ -89,6 +96,9 @@ class DocumentDatabase:
                 row = (self._genesis.doc_id, self._genesis.encode())
                 db.execute("INSERT INTO document VALUES (?, ?)", row)
                 db.execute(f"PRAGMA user_version={VERSION}")
+            elif version == 2:
+                db.execute(ERASURES)
+                db.execute(f"PRAGMA user_version={VERSION}")
             elif version != VERSION:
                 raise StoreError(f"{self.path} is of version {version}, which is not known here")
             drop(db, left_over(db))
@@ -96,6 +106,7 @@ class DocumentDatabase:
         except BaseException:
             db.rollback()
             raise
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
             raise StoreCorruptError(self._corrupt("its pages contradict each other"))
         doc_id, encoded = db.execute("SELECT doc_id, genesis FROM document").fetchone()
@@ -237,7 +248,7 @@ class DocumentDatabase:
         """What is behind forks. They are read as they are asked for."""
         yield from self._select("WHERE NOT is_admitted", ())
 
-    def _select(self, where: str, values: tuple[int, ...]) -> Iterator[Entry]:
+    def _select(self, where: str, values: tuple[int | bytes, ...]) -> Iterator[Entry]:
         with self._errors():
             rows = self._db.execute(f"SELECT header, signature, payload FROM entry {where}", values)
             for header, signature, payload in rows:
@@ -290,6 +301,33 @@ class DocumentDatabase:
                 if entry.header.kind == Kind.KEY:
                     yield entry, is_admitted
 
+    def found(self, is_wanted: Callable[[bytes], bool]) -> Iterator[Entry]:
+        """Entries with IDs that are wanted, be they withdrawn."""
+        with self._errors():
+            rows = self._db.execute(f"SELECT author, seq, id FROM entry WHERE {ARRIVED}")
+            wanted = [row for row in rows if is_wanted(row[2])]
+        for row in wanted:
+            yield from self._select("WHERE author = ? AND seq = ? AND id = ?", row)
+
+    def certificate(self, author: bytes) -> bytes:
+        """That of a session whose first entry is here, be it withdrawn."""
+        number = self._numbers.get(author, -1)
+        for entry in self._select("WHERE author = ? AND seq = 0 LIMIT 1", (number,)):
+            return entry.payload or b""
+        return b""
+
+    def erasures(self) -> Iterator[tuple[Entry, bytes]]:
+        """All that are known, with the certificates of those whose sessions are not here."""
+        with self._errors():
+            rows = self._db.execute(
+                "SELECT header, signature, payload, certificate FROM erasure"
+            ).fetchall()
+        for header, signature, payload, certificate in rows:
+            try:
+                yield Entry(decode_header(header), signature, payload), certificate
+            except RemoteProtocolError as error:
+                raise StoreCorruptError(self._corrupt(f"{error}")) from None
+
     # Writing.
 
     def begin_session(self, session: SessionKey) -> None:
@@ -298,8 +336,15 @@ class DocumentDatabase:
             self._db.execute("DELETE FROM session")
             self._db.execute("INSERT INTO session VALUES (?, ?)", (session.seed, self._inode()))
 
-    def keep_own(self, entries: Sequence[Entry], identity: bytes) -> None:
-        """Keep entries of one's own: on disk when it returns, so that they may be sent.
+    def keep_own(
+        self,
+        entries: Sequence[Entry],
+        identity: bytes,
+        erasures: Sequence[Shown] = (),
+        erased: Sequence[Entry] = (),
+    ) -> None:
+        """Keep entries of one's own: on disk when it returns, so that they may be sent. `erasures`
+        are among them, and the payloads of `erased` go.
 
         Raises:
             StoreFullError: there is no space; none of them is kept.
@@ -308,6 +353,10 @@ class DocumentDatabase:
         with self.transaction("FULL"):
             number = self.number(entries[0].header.author, identity)
             self.insert(entries, number, is_admitted=True)
+            self.keep_erasures(erasures)
+            self._erase(erased)
+        if erased:
+            self._wipe()
 
     def keep(
         self,
@@ -317,10 +366,13 @@ class DocumentDatabase:
         tombstones: Sequence[Entry] = (),
         resigned: Sequence[Entry] = (),
         withdrawn: Sequence[tuple[bytes, int]] = (),
+        erasures: Sequence[Shown] = (),
+        erased: Sequence[Entry] = (),
+        restored: Sequence[Entry] = (),
     ) -> None:
         """Keep what came from others, all or nothing; the newest may be lost if power fails.
 
-        `identities` are those of the authors in `admitted`.
+        `identities` are those of the authors in `admitted`; the payloads of `erased` go.
 
         Raises:
             StoreFullError: there is no space.
@@ -347,6 +399,59 @@ class DocumentDatabase:
                     )
                     for each in resigned
                 ],
+            )
+            self.keep_erasures(erasures)
+            self._erase(erased)
+            self._db.executemany(
+                "UPDATE entry SET payload = ? WHERE author = ? AND seq = ? AND id = ?",
+                [
+                    (each.payload, self.number(each.header.author), each.header.seq, each.id)
+                    for each in restored
+                ],
+            )
+        if erased:
+            self._wipe()
+
+    def erase(self, erased: Sequence[Entry]) -> None:
+        """Have the payloads of entries go. Raises StoreError."""
+        with self.transaction("NORMAL"):
+            self._erase(erased)
+        self._wipe()
+
+    def keep_erasures(self, erasures: Iterable[Shown]) -> None:
+        """Note erasures that have become known; in a transaction."""
+        self._db.executemany(
+            "INSERT INTO erasure VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            [
+                (
+                    each.entry.id,
+                    each.entry.header.encoded,
+                    each.entry.signature,
+                    each.entry.payload,
+                    each.certificate,
+                )
+                for each in erasures
+            ],
+        )
+
+    def _erase(self, erased: Iterable[Entry]) -> None:
+        self._db.executemany(
+            "UPDATE entry SET payload = NULL WHERE author = ? AND seq = ? AND id = ?",
+            [(self.number(each.header.author), each.header.seq, each.id) for each in erased],
+        )
+
+    def _wipe(self) -> None:
+        """Have the journal begin anew: what was erased is still in it. What was written is safe,
+        whatever comes of this; the next opening does it again.
+        """
+        try:
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as error:
+            logger.warning(
+                "what was erased stays in the file's journal until that is opened again "
+                "file=%s: %s",
+                self.path,
+                error,
             )
 
     def prune(self, dead: Mapping[bytes, Sequence[int]]) -> None:

@@ -9,12 +9,14 @@ import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from lattica.crdt.access.appointment import Appointment, encode_appointments
 from lattica.crdt.access.keyring import Keyring
 from lattica.crdt.base.turns import Turns
+from lattica.crdt.entries.erasure import Shown, erasure_of
 from lattica.crdt.entries.fork import ForkProof
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import MAX_HLC, Entry, Kind
@@ -25,6 +27,7 @@ from lattica.crdt.log.core import Log
 from lattica.crdt.log.disk.arrival import Arrival
 from lattica.crdt.log.disk.database import DocumentDatabase
 from lattica.crdt.log.disk.salvage import salvage
+from lattica.crdt.log.erasure.erasures import Erasures
 from lattica.crdt.log.errors import ContradictionError, StoreCorruptError
 from lattica.crdt.log.feed import Feed
 from lattica.crdt.log.outcome import Outcome
@@ -83,7 +86,9 @@ class Replica:
             try:
                 found = salvage(aside, self.genesis)
                 with self.arrival() as arrival:
-                    self.take_prefixes(found.prefixes, found.withdrawn, _NEVER_EARLY, arrival)
+                    self.take_prefixes(
+                        found.prefixes, found.withdrawn, _NEVER_EARLY, arrival, found.shown
+                    )
             except BaseException:
                 self._database.close()
                 raise
@@ -115,6 +120,25 @@ class Replica:
     def has_effect(self, entry: Entry, name: str) -> bool:
         """As :meth:`Log.has_effect`, of the log as it is when it is asked for."""
         return self.log.has_effect(entry, name)
+
+    @property
+    def erasures(self) -> Erasures:
+        """What is erased, by the log as it is when it is asked for."""
+        return self.log.erasures
+
+    def shown_for(self, entries: Iterable[Entry]) -> list[Shown]:
+        """The erasures because of which entries have no payloads, for whoever is given these."""
+        found: dict[bytes, Shown] = {}
+        for entry in entries:
+            feed = self.log.feeds.get(entry.header.author)
+            if entry.payload is not None or feed is None:
+                continue
+            shown = self.erasures.reason(entry.header, feed.identity)
+            if shown is not None and shown.entry.id not in found:
+                author = shown.entry.header.author
+                certificate = shown.certificate or self._database.certificate(author)
+                found[shown.entry.id] = replace(shown, certificate=certificate)
+        return [*found.values()]
 
     def open_payload(self, entry: Entry) -> bytes | None:
         """What an entry says, of a sealed document too; see :meth:`Keyring.open`."""
@@ -225,14 +249,24 @@ class Replica:
             self.log, session, self._identity, items, now_ms, self.capability, appointments
         )
         identity = self._identity.public_key.data
-        self._database.keep_own(entries, identity)
+        found = (erasure_of(entry, identity) for entry in entries)
+        erasures = [each for each in found if each is not None]
+        erased = [entry for each in erasures for entry in self.log.erased_by(each)]
+        self._database.keep_own(entries, identity, erasures, erased)
         outcome = self.log.commit(entries, identity, now_ms)
         if len(outcome.admitted) > len(entries) or outcome.withdrawn or outcome.has_other_owners:
             return self._kept(outcome)
         self._learn_keys(outcome)
         return outcome
 
-    def receive(self, entries: Sequence[Entry], peer: object, now_ms: int, now: float) -> Outcome:
+    def receive(
+        self,
+        entries: Sequence[Entry],
+        peer: object,
+        now_ms: int,
+        now: float,
+        shown: Sequence[Shown] = (),
+    ) -> Outcome:
         """Take a verified chain; see :meth:`Log.receive`. What it admits is kept.
 
         Raises:
@@ -241,7 +275,7 @@ class Replica:
         """
         own = self.author
         length = self.log.length(own)
-        outcome = self._kept(self.log.receive(entries, peer, now_ms, now))
+        outcome = self._kept(self.log.receive(entries, peer, now_ms, now, shown))
         if own and self.log.length(own) > length:
             # Others have more of this session than it knows: the file is of an earlier day.
             logger.warning(
@@ -279,6 +313,7 @@ class Replica:
         withdrawn: Sequence[Entry],
         now_ms: int,
         arrival: Arrival,
+        shown: Sequence[Shown] = (),
     ) -> None:
         """Take what a verified snapshot has. In a document with rights that is what these cover,
         those that are given and taken back here and there put together.
@@ -303,10 +338,12 @@ class Replica:
                 raise ContradictionError("a snapshot that does not know of a fork")
         log: Log | None = None
         if self.log.rights is None:
-            arrival.take(prefixes, withdrawn)
+            arrival.take(prefixes, withdrawn, shown)
             log = self.log.with_prefixes(prefixes, withdrawn)
+            if log is not None:
+                self._restore_erasures(log)
         else:
-            self._kept(self.log.receive_whole(*whole_chains(prefixes), withdrawn, now_ms))
+            self._kept(self.log.receive_whole(*whole_chains(prefixes), withdrawn, now_ms, shown))
         self.log = log or self._load()
         if is_behind:
             self._begin_session()
@@ -336,6 +373,9 @@ class Replica:
                 outcome.tombstones,
                 outcome.resigned,
                 outcome.withdrawn,
+                outcome.erasures,
+                outcome.erased,
+                outcome.restored,
             )
         except BaseException:
             # What is in memory only must not be built upon.
@@ -356,9 +396,16 @@ class Replica:
 
     def _load(self) -> Log:
         log = load_log(self.genesis, self._database, self._config)
+        self._restore_erasures(log)
         if self.genesis.is_sealed:
             self.keyring = load_keyring(log, self._database, self._identity)
         return log
+
+    def _restore_erasures(self, log: Log) -> None:
+        """Have a log know what is erased, and the payloads go that are still there."""
+        erased = log.restore_erasures(self._database.erasures())
+        if erased:
+            self._database.erase(erased)
 
     def _current_session(self) -> SessionKey:
         session = self._session

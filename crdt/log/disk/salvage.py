@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from lattica.crdt.base.turns import finish
+from lattica.crdt.entries.erasure import Shown, erasure_of
 from lattica.crdt.entries.fork import ForkProof, decode_fork
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import ID_BYTES, Entry, check_entry, decode_header
 from lattica.crdt.entries.remnant import header_of, split_remnants
 from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.log.disk.arrival import STAND_IN_BYTES
+from lattica.crdt.log.erasure.erasures import Erasures
 from lattica.crdt.log.prefix import FeedPrefix
 from lattica.crdt.log.withdrawn import vouched
 from lattica.nat.base.errors import RemoteProtocolError
@@ -35,6 +37,8 @@ class Salvaged:
     prefixes: list[FeedPrefix] = field(default_factory=list)
     """Of each author the chain up to where it is damaged."""
     withdrawn: list[Entry] = field(default_factory=list)
+    shown: list[Shown] = field(default_factory=list)
+    """Erasures, wherever they stand."""
 
     @property
     def count(self) -> int:
@@ -64,7 +68,46 @@ def salvage(path: Path, genesis: Genesis) -> Salvaged:
             withdrawn = _entries(db, number, genesis, "NOT is_admitted")
             forks = () if fork is None else (fork,)
             found.withdrawn += finish(vouched(withdrawn, forks))
+        _take_erasures(db, found, genesis)
+    _leave_out_bare(found, genesis)
     return found
+
+
+def _take_erasures(db: sqlite3.Connection, found: Salvaged, genesis: Genesis) -> None:
+    identities = {each.author: each.identity for each in found.prefixes}
+    query = "SELECT header, signature, payload, certificate FROM erasure WHERE ? IS NOT NULL"
+    for header, signature, payload, certificate in _rows(db, query, 0):
+        with suppress(RemoteProtocolError, TypeError):
+            entry = Entry(decode_header(header), signature, payload)
+            check_entry(entry)
+            author = entry.header.author
+            identity = identities.get(author, b"")
+            if certificate:
+                identity = decode_certificate(certificate, genesis.doc_id, author).identity
+            shown = erasure_of(entry, identity, certificate)
+            if shown is not None and entry.header.doc_id == genesis.doc_id and entry.is_signed():
+                found.shown.append(shown)
+
+
+def _leave_out_bare(found: Salvaged, genesis: Genesis) -> None:
+    """Leave out what lacks a payload that nobody has erased, and what follows on it."""
+    prefixes = {each.author: each for each in found.prefixes}
+    erasures = Erasures(genesis, prefixes, None)
+    for shown in found.shown:
+        erasures.keep(shown)
+    for prefix in found.prefixes:
+        for entry in prefix.entries:
+            erasures.learn(entry, prefix.identity)
+
+    def is_bare(entry: Entry) -> bool:
+        prefix = prefixes.get(entry.header.author)
+        identity = prefix.identity if prefix is not None else b""
+        return entry.payload is None and erasures.reason(entry.header, identity) is None
+
+    for prefix in found.prefixes:
+        for seq in [each.header.seq for each in prefix.entries if is_bare(each)][:1]:
+            prefix.end_before(seq)
+    found.withdrawn = [each for each in found.withdrawn if not is_bare(each)]
 
 
 @contextmanager
@@ -114,7 +157,11 @@ def _entries(db: sqlite3.Connection, number: int, genesis: Genesis, where: str) 
     """An author's entries, by sequence number."""
     query = "SELECT header, signature, payload FROM entry WHERE author = ? AND "
     for header, signature, payload in _rows(db, f"{query}{where} ORDER BY seq", number):
-        if all(isinstance(each, bytes) for each in (header, signature, payload)):
+        if (
+            isinstance(header, bytes)
+            and isinstance(signature, bytes)
+            and (payload is None or isinstance(payload, bytes))
+        ):
             with suppress(RemoteProtocolError):
                 entry = Entry(decode_header(header), signature, payload)
                 check_entry(entry)

@@ -16,9 +16,16 @@ from lattica.crdt.log.errors import (
 )
 from lattica.nat.base.errors import RemoteProtocolError
 
-VERSION: Final = 2
-"""Of the form; a file of another one is refused."""
-SCHEMA: Final = """
+VERSION: Final = 3
+"""Of the form; a file of a later one is refused."""
+ERASURES: Final = """
+CREATE TABLE erasure (
+    id BLOB PRIMARY KEY, header BLOB NOT NULL, signature BLOB NOT NULL, payload BLOB NOT NULL,
+    certificate BLOB NOT NULL) WITHOUT ROWID
+"""
+"""All that are known, be they admitted or not. Files of version 2 have none."""
+SCHEMA: Final = (
+    """
 CREATE TABLE document (doc_id BLOB NOT NULL, genesis BLOB NOT NULL);
 CREATE TABLE session (seed BLOB NOT NULL, inode INTEGER NOT NULL);
 CREATE TABLE author (
@@ -31,6 +38,8 @@ CREATE TABLE pruned (
     author INTEGER NOT NULL, seq INTEGER NOT NULL, ids BLOB NOT NULL, remnants BLOB NOT NULL,
     size INTEGER NOT NULL, PRIMARY KEY (author, seq)) WITHOUT ROWID;
 """
+    + ERASURES
+)
 """In `pruned` are runs of entries that are gone: from a sequence number on their IDs, what is left
 of their headers, and their bytes."""
 INSERT: Final = (

@@ -41,7 +41,11 @@ class Patience:
         """An exchange is over in which these were asked for; what is here now is in the index."""
         for author, theirs in heads.items():
             ours = index.get(author)
-            if ours is not None and (ours.length >= theirs.length or ours.fork is not None):
+            if (
+                ours is not None
+                and (ours.length >= theirs.length or ours.fork is not None)
+                and ours.misses(theirs) is None
+            ):
                 self._vain.pop(author, None)
                 continue
             found = self._vain.pop(author, None)

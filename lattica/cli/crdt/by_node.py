@@ -13,12 +13,13 @@ from lattica.cli.shared.event_json import ready_object
 from lattica.cli.shared.terminal import say, say_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     import typer
 
     from lattica.config import NodeConfig
     from lattica.crdt.base.canonical import Plain
+    from lattica.crdt.document import LogEntry
     from lattica.daemon.api.client import NodeClient
 
 
@@ -53,8 +54,8 @@ def _refuse(what: str) -> None:
 
     raise LocalProtocolError(
         f"{what} not for the documents of the `lattica node` that runs here, which has their key "
-        "and files: end it first; create, list, set, and get and watch of registers, are done by "
-        "it if they name no peers (it is connected to them itself)"
+        "and files: end it first; create, list, set, log, erase, and get and watch of registers, "
+        "are done by it if they name no peers (it is connected to them itself)"
     )
 
 
@@ -101,6 +102,32 @@ def set_by(
         client.crdt_set(client.crdt_open(document, timeout=wait).id, name, value)
         if as_json:
             say_json({"name": name, "peers": []})
+
+
+def log_by(client: NodeClient, document: str) -> Iterator[LogEntry]:
+    """The entries of a document as the node has them."""
+    from lattica.crdt.document import LogEntry
+    from lattica.nat.base.keys.identity import PeerId
+
+    with by_daemon(client), client.crdt_log(client.crdt_open(document).id) as entries:
+        for each in entries:
+            yield LogEntry(
+                each.milliseconds,
+                PeerId.from_base58(each.peer_id),
+                each.session,
+                each.seq,
+                each.id,
+                each.kind,
+                each.name if each.HasField("name") else None,
+                each.size,
+                each.is_erased,
+            )
+
+
+def erase_by(client: NodeClient, document: str, entries: Sequence[str], wait: float) -> int:
+    """Have the node erase entries; its peers hear of it by itself. How many were not before."""
+    with by_daemon(client):
+        return client.crdt_erase(client.crdt_open(document, timeout=wait).id, entries)
 
 
 def watch_by(client: NodeClient, document: str, prefix: str, wait: float, as_json: bool) -> None:

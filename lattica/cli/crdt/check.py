@@ -48,6 +48,8 @@ def check_command(
                 "name": report.name,
                 "authors": report.authors,
                 "entries": report.entries,
+                "erased": report.erased,
+                "missing": report.missing,
                 "pruned": report.pruned,
                 "withdrawn": report.withdrawn,
                 "forks": report.forks,
@@ -61,8 +63,14 @@ def check_command(
         say(f"document {report.doc_id.hex()}")
         say(
             f"{report.entries} entries of {report.authors} authors verified, "
-            f"{report.pruned} pruned, {report.withdrawn} withdrawn by {report.forks} forks"
+            f"{report.pruned} pruned, {report.withdrawn} withdrawn by {report.forks} forks, "
+            f"{report.erased} erased"
         )
+        if report.missing:
+            say(
+                f"{report.missing} payloads are missing, whose erasure does not count any more: "
+                "they come back from peers that have them"
+            )
         if report.unread:
             say(f"{report.unread} entries are sealed with a read key that this peer does not have")
         elif root is None:

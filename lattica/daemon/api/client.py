@@ -492,6 +492,18 @@ class NodeClient(Closable):
         request = pb.CrdtWatchRequest(document=document, prefix=prefix)
         return cast("Responses[pb.CrdtRegister]", self._stream("crdt_watch", request))
 
+    def crdt_log(self, document: str) -> Responses[pb.CrdtEntry]:
+        """What was written, as far as it is there, by time."""
+        request = pb.CrdtLogRequest(document=document)
+        return cast("Responses[pb.CrdtEntry]", self._stream("crdt_log", request))
+
+    def crdt_erase(
+        self, document: str, entries: Sequence[str], *, timeout: float | None = None
+    ) -> int:
+        """Have what entries say go, everywhere and for good; how many were not erased before."""
+        request = pb.CrdtEraseRequest(document=document, entries=entries)
+        return int(self._call("crdt_erase", request, timeout).erased)
+
 
 def _fetch_request(
     ref: str,

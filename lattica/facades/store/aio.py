@@ -18,7 +18,7 @@ from lattica.facades.threads.iterators import AsyncSubscription, EventsCore
 if TYPE_CHECKING:
     from lattica.crdt.access.capability import Level
     from lattica.crdt.base.canonical import Plain
-    from lattica.crdt.document import Owner, OwnerAppointment, Right, SealedKey
+    from lattica.crdt.document import LogEntry, Owner, OwnerAppointment, Right, SealedKey
     from lattica.crdt.entries.genesis import Genesis, Limits, Mode, Recovery
     from lattica.crdt.entries.header import Kind
     from lattica.crdt.proofs.query import Query
@@ -266,6 +266,14 @@ class AsyncDocument(OnlyAsyncWith):
     ) -> None:
         """Take a snapshot that others have signed; see :meth:`Document.receive_snapshot`."""
         await self._bridge.acall(self._document.receive_snapshot_in_turns, parts, signers, needed)
+
+    async def entries(self) -> Sequence[LogEntry]:
+        """What was written, as far as it is admitted here, by time."""
+        return await self._run(lambda: [*self._document.entries()])
+
+    async def erase(self, *entries: LogEntry | bytes | str) -> int:
+        """Have what entries say go, everywhere and for good; see :meth:`Document.erase`."""
+        return await self._run(lambda: self._document.erase(*entries))
 
     async def prune(self, grace: float = 7 * 86_400) -> int:
         """Drop entries that the state does not need; see :meth:`Document.prune`."""

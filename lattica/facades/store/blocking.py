@@ -17,7 +17,7 @@ from lattica.facades.threads.iterators import BlockingSubscription, EventsCore
 if TYPE_CHECKING:
     from lattica.crdt.access.capability import Level
     from lattica.crdt.base.canonical import Plain
-    from lattica.crdt.document import Owner, OwnerAppointment, Right, SealedKey
+    from lattica.crdt.document import LogEntry, Owner, OwnerAppointment, Right, SealedKey
     from lattica.crdt.entries.genesis import Genesis, Limits, Mode, Recovery
     from lattica.crdt.entries.header import Kind
     from lattica.crdt.proofs.query import Query
@@ -264,6 +264,14 @@ class BlockingDocument(Closable, OnlyWith):
     ) -> None:
         """Take a snapshot that others have signed; see :meth:`Document.receive_snapshot`."""
         self._bridge.call(self._document.receive_snapshot_in_turns, parts, signers, needed)
+
+    def entries(self) -> Sequence[LogEntry]:
+        """What was written, as far as it is admitted here, by time."""
+        return self._run(lambda: [*self._document.entries()])
+
+    def erase(self, *entries: LogEntry | bytes | str) -> int:
+        """Have what entries say go, everywhere and for good; see :meth:`Document.erase`."""
+        return self._run(lambda: self._document.erase(*entries))
 
     def prune(self, grace: float = 7 * 86_400) -> int:
         """Drop entries that the state does not need; see :meth:`Document.prune`."""

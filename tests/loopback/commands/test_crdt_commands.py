@@ -41,7 +41,15 @@ def test_a_document_is_made_and_read_without_a_network(tmp_path: Path) -> None:
         "peers": [],
     }
     assert crdt(tmp_path, "get", made["document"]) == {"model/latest": {"v": 7}}
-    assert crdt(tmp_path, "log", "models", "--json")["name"] == "model/latest"
+    written = crdt(tmp_path, "log", "models", "--json")
+    assert (written["name"], written["erased"]) == ("model/latest", False)
+    assert "write over it first" in crdt(tmp_path, "erase", "models", written["entry"], code=1)
+    crdt(tmp_path, "set", "models", "model/latest", '{"v": 8}', "--json")
+    erased = crdt(tmp_path, "erase", "models", written["entry"][:12], "--json")
+    assert erased == {"erased": 1, "peers": []}
+    assert crdt(tmp_path, "log", "models", "--json")["kind"] == "erase"
+    (file,) = (each for each in (tmp_path / "store").glob("*/*") if each.suffix == ".sqlite3")
+    assert crdt(tmp_path, "check", str(file), "--json")["erased"] == 1
     assert "no value" in crdt(tmp_path, "get", "models", "note", code=1)
 
 

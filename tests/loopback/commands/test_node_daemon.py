@@ -98,12 +98,23 @@ def test_documents_of_the_node_that_runs(tmp_path: Path) -> None:
             "latest": {"step": 7}
         }
         assert lattica(here, "crdt", "get", "models", "nothing").exit_code == 1
-        for refused in (("log", "models"), ("grant", "models", running["peer_id"])):
+        log = lattica(here, "crdt", "log", "models", "--json").stdout.splitlines()
+        first = json.loads(log[-1])
+        assert (first["name"], first["erased"]) == ("latest", False)
+        assert "write over it" in lattica(here, "crdt", "erase", "models", first["entry"]).stderr
+        lattica(here, "crdt", "set", "models", "latest", '{"step": 8}')
+        erased = lattica(here, "crdt", "erase", "models", first["entry"], "--json")
+        assert json.loads(erased.stdout) == {"erased": 1, "peers": []}
+        assert (
+            f"{first['entry'][:16]} register erased"
+            in lattica(here, "crdt", "log", "models").stdout
+        )
+        for refused in (("rights", "models"), ("grant", "models", running["peer_id"])):
             said = lattica(here, "crdt", *refused)
             assert said.exit_code == 1
             assert "end it first" in said.stderr
     kept = lattica(here, "crdt", "get", "models", "latest")  # by a node of the command's own
-    assert json.loads(kept.stdout) == {"step": 7}
+    assert json.loads(kept.stdout) == {"step": 8}
 
 
 def _check_status(data_dir: Path, source: dict[str, Any]) -> None:

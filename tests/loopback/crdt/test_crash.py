@@ -108,15 +108,21 @@ with opened("one", 0) as one, opened("two", 1) as two:
         spare.receive_snapshot(parts, [OWNERS[0].public_key.data])
         states.append(spare.root)
         spare.close()
-source = "one" if what == "prune" else "two"
-allowed = {states[0]} if what == "prune" else {states[1], states[2]}
+    if what == "erase":
+        one.registers["a"] = "secret"
+        one.registers["a"] = 5
+        former = [each for each in one.entries() if each.name == "a"][-2]
+        states[0] = one.root
+is_ones = what in ("prune", "erase")
+source, number = ("one", 0) if is_ones else ("two", 1)
+allowed = {states[0]} if is_ones else {states[1], states[2]}
 seen, deaths = set(), 0
 while True:
     target = folder / f"copy-{deaths}"
     shutil.copy(folder / source, target)
     pid = os.fork()
     if not pid:
-        document = opened(target.name, 0 if what == "prune" else 1)
+        document = opened(target.name, number)
         left = deaths
         def trace(statement):
             global left
@@ -126,6 +132,8 @@ while True:
         document._replica.database._db.set_trace_callback(trace)
         if what == "prune":
             document.prune(-1000.0)
+        elif what == "erase":
+            document.erase(former)
         elif what == "receive":
             for chain in chains:
                 document.receive(chain, "peer")
@@ -133,12 +141,16 @@ while True:
             document.receive_snapshot(parts, [OWNERS[0].public_key.data])
         os._exit(0)
     _, status = os.waitpid(pid, 0)
-    with opened(target.name, 0 if what == "prune" else 1) as document:
+    with opened(target.name, number) as document:
         assert document.root in allowed
         seen.add((document.root, len(list(document._replica.database.all_entries()))))
-        if what == "prune":
+        if what == "erase":
+            says_so = any(each.kind == "erase" for each in document.entries())
+            left = b"".join(each.read_bytes() for each in folder.glob(f"{target.name}*"))
+            assert (b"secret" in left) != says_so
+        if is_ones:
             assert document.registers["a"] == document.registers["b"] == 5
-        assert document.registers.get("mine") == (None if what == "prune" else 1)
+        assert document.registers.get("mine") == (None if is_ones else 1)
     assert not check_document(target).problem_count
     if os.WIFEXITED(status):
         assert not os.WEXITSTATUS(status)
@@ -148,7 +160,7 @@ print(deaths, len(seen))
 """
 
 
-@pytest.mark.parametrize("what", ["prune", "snapshot", "receive"])
+@pytest.mark.parametrize("what", ["prune", "snapshot", "receive", "erase"])
 def test_a_sigkill_at_any_statement_leaves_all_or_nothing(tmp_path: Path, what: str):
     run = subprocess.run(
         [sys.executable, "-c", _AT_EACH_STATEMENT, str(tmp_path), what],

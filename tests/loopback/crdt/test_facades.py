@@ -12,6 +12,7 @@ from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.genesis import Recovery
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.entries.writing import sign_entry
+from lattica.crdt.store.changes import ErasedChange
 from lattica.crdt.store.shared_document import SharedDocument
 from lattica.crdt.types.state import Change
 from lattica.crdt.uses.membership import Membership
@@ -72,6 +73,38 @@ def test_threads_and_asyncio_share_a_document():
         assert not waiting.is_alive()
         with pytest.raises(LocalProtocolError):
             document.synced(timeout=1)
+
+
+def test_what_one_erases_goes_at_the_other():
+    with Lattica(node_config()) as one:
+        document = one.documents.open("cluster")
+        document.registers["a"] = "secret"
+        first = document.entries()[-1]
+
+        async def other() -> None:
+            async with AsyncLattica(node_config()) as two:
+                await two.connect(one.addrs)
+                shared = await two.documents.open(document.id)
+                await shared.synced(timeout=60)
+                with pytest.raises(AccessDeniedError, match="another peer's"):
+                    await shared.erase(first)
+                with pytest.raises(LocalProtocolError, match="write over it first"):
+                    document.erase(first.id)
+                with shared.changes() as theirs:
+                    document.registers["a"] = "public"
+                    assert document.erase(first.id.hex()) == 1
+                    while await theirs.receive(timeout=60) != ErasedChange():
+                        pass
+                await shared.synced(timeout=60)
+                assert await shared.root() == document.root
+                listed = {each.id: each.is_erased for each in await shared.entries()}
+                assert [each for each, is_erased in listed.items() if is_erased] == [first.id]
+                # What is one's own goes in the same way.
+                await shared.registers.set("b", 1)
+                await shared.registers.set("b", 2)
+                assert await shared.erase((await shared.entries())[-2]) == 1
+
+        asyncio.run(other())
 
 
 def test_owners_are_appointed_by_threads_and_in_asyncio():

@@ -1,7 +1,7 @@
 """Documents that have owners: rights are given and taken back, an owner contradicts himself and
-others are appointed, while messages are lost, doubled and overtaken, programs crash and replicas
-begin with snapshots. Open ones are pruned, too. Whoever has the same entries sees the same, and
-what was refused has no effect.
+others are appointed, and what was written is erased, while messages are lost, doubled and
+overtaken, programs crash and replicas begin with snapshots. Open ones are pruned, too. Whoever has
+the same entries sees the same, and what was refused has no effect.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from lattica.crdt.access.capability import Level
 from lattica.crdt.document import Document
+from lattica.crdt.entries.chain import encode_chain
+from lattica.crdt.entries.erasure import Erasure
 from lattica.crdt.entries.genesis import Genesis, Mode, Recovery
 from lattica.crdt.entries.header import Kind
+from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.log.errors import ContradictionError
 from lattica.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
@@ -110,6 +113,45 @@ class Governed(RuleBasedStateMachine):
                         document.set("s").discard(name)
                     case _:
                         document.set("s").add(name)
+
+    @rule(number=ANY, data=st.data())
+    def erase(self, number: int, data: st.DataObject) -> None:
+        """Whatever can be erased, the state is the same without it."""
+        document = self.documents[number]
+        entries = [*document.entries()]
+        if not entries:
+            return
+        chosen = data.draw(st.lists(st.sampled_from(entries), min_size=1, max_size=3))
+        before = seen(document)
+        with self.unless_refused(document):
+            document.erase(*chosen)
+        assert seen(document) | {"heads": before["heads"]} == before
+
+    @rule(number=ANY, data=st.data())
+    def erase_at_will(self, number: int, data: st.DataObject) -> None:
+        """As somebody does with his key who keeps to none of what is asked for first."""
+        document = self.documents[number]
+        entries = [*document.entries()]
+        if not entries:
+            return
+        some = st.lists(st.sampled_from(entries), max_size=3)
+        targets = {(each.author, each.seq, each.id) for each in data.draw(some)}
+        replaced = {each.id for each in data.draw(some)}
+        payload = Erasure(tuple(sorted(targets)), tuple(sorted(replaced))).encode()
+        session, heads = document._replica._session, document.heads()
+        if not targets or session is None or session.author not in heads:
+            return
+        length, newest = heads[session.author]
+        entry = sign_entry(
+            session,
+            self.genesis.doc_id,
+            length,
+            newest,
+            self.clock() << 16,
+            Kind.ERASE,
+            payload,
+        )
+        document.receive(encode_chain([entry], with_prev=True), "peer")
 
     @rule(number=ANY, to=ANY, level=st.sampled_from([Level.READ, Level.WRITE, Level.MANAGE]))
     def grant(self, number: int, to: int, level: Level) -> None:

@@ -17,7 +17,8 @@ from lattica.crdt.access.ownership import Ownership
 from lattica.crdt.access.revocation import decode_revocation
 from lattica.crdt.base.canonical import decode, encode
 from lattica.crdt.compaction.snapshot import read_snapshot
-from lattica.crdt.entries.chain import decode_chain
+from lattica.crdt.entries.chain import decode_chain, read_chain
+from lattica.crdt.entries.erasure import decode_erasure
 from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.genesis import decode_genesis
 from lattica.crdt.entries.header import Entry, decode_header
@@ -236,6 +237,30 @@ def test_capabilities_are_signed_link_by_link_and_say_what_they_allow():
     revocation = decode_revocation(bytes.fromhex(rights["revocation"]))
     assert revocation.link.hex() == rights["links"][0]
     assert revocation.last == ((AUTHOR, 7, bytes(range(32))),)
+
+
+def test_an_erasure_goes_with_what_it_has_erased():
+    vector, chains = VECTORS["erasure"], VECTORS["erasure"]["chains"]
+    payload = bytes.fromhex(vector["entry"]["payload"])
+    whole, shown = (
+        read_chain(bytes.fromhex(chains[each]), DOC_ID, lambda author, seq: None)
+        for each in ("whole", "shown")
+    )
+    erased = whole.entries[1]
+    assert msgpack.unpackb(payload) == [[[AUTHOR, 1, erased.id]], [bytes(32)]]
+    assert decode_erasure(payload).encode() == payload
+    assert (erased.payload, whole.entries[3].id.hex()) == (None, vector["entry"]["id"])
+    assert whole.entries[:3] == shown.entries
+    (by,) = shown.shown
+    assert (by.entry, by.identity) == (
+        whole.entries[3],
+        bytes.fromhex(VECTORS["identity"]["public"]),
+    )
+    ranges = decode_message(bytes.fromhex(vector["lacking"]["ranges"]))
+    assert isinstance(ranges, Ranges)
+    (head,) = ranges.ranges[0].content
+    assert isinstance(head, Head)
+    assert (head.lacking, head.digest.hex()) == ((1,), vector["lacking"]["digest"])
 
 
 def test_an_appointment_is_signed_and_has_its_successor_own_the_document():

@@ -11,10 +11,11 @@ from lattica.crdt.access.keyring import Keyring
 from lattica.crdt.access.revocation import Revocation, decode_revocation
 from lattica.crdt.base.canonical import decode, encode
 from lattica.crdt.compaction.snapshot import body_digest, first_part, read_snapshot
-from lattica.crdt.entries.chain import decode_chain, encode_chain
+from lattica.crdt.entries.chain import encode_chain, read_chain
+from lattica.crdt.entries.erasure import decode_erasure
 from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.genesis import Genesis, decode_genesis
-from lattica.crdt.entries.header import Entry, Kind, decode_header
+from lattica.crdt.entries.header import Kind, decode_header
 from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.keys.sealing import open_payload
 from lattica.crdt.keys.session import decode_certificate
@@ -73,10 +74,10 @@ def _fork(data: bytes) -> None:
 
 
 def _chain(data: bytes) -> None:
-    entries: tuple[Entry, ...] = decode_chain(data, DOC_ID, lambda author, seq: bytes(32))
-    if not entries[-1].is_signed():
+    read = read_chain(data, DOC_ID, lambda author, seq: bytes(32))
+    if not all(each.is_signed() for each in (read.entries[-1], *(by.entry for by in read.shown))):
         raise Violation("nobody has signed it")
-    encode_chain(entries, with_prev=True)
+    encode_chain(read.entries, with_prev=True, shown=read.shown)
 
 
 def _small(data: bytes) -> None:
@@ -86,7 +87,10 @@ def _small(data: bytes) -> None:
 
 
 def _write(data: bytes) -> None:
-    write = decode_write(option(data)[0] % 7, option(data)[1])
+    kind, payload = option(data)[0] % 8, option(data)[1]
+    if kind == 7 and decode_erasure(payload).encode() != payload:
+        raise Violation("it is read and written otherwise")
+    write = decode_write(kind, payload)
     if write is not None and write.encode() != option(data)[1]:
         raise Violation("it is read and written otherwise")
 

@@ -68,6 +68,27 @@ class CrdtMethods(MemberMethods):
                 ):
                     await emit.send(_register(document, change.name))
 
+    async def crdt_log(self, request: pb.CrdtLogRequest, emit: Emit[pb.CrdtEntry]) -> None:
+        document = await self.member.open_document(request.document)
+        for each in [*document.entries()]:
+            await emit.send(
+                pb.CrdtEntry(
+                    id=each.id,
+                    milliseconds=each.milliseconds,
+                    peer_id=str(each.peer),
+                    session=each.author,
+                    seq=each.seq,
+                    kind=each.kind,
+                    name=each.name,
+                    size=each.size,
+                    is_erased=each.is_erased,
+                )
+            )
+
+    async def crdt_erase(self, request: pb.CrdtEraseRequest) -> pb.CrdtEraseReply:
+        document = await self.member.open_document(request.document)
+        return pb.CrdtEraseReply(erased=document.erase(*request.entries))
+
 
 async def _tell_all(document: SharedDocument, prefix: str, emit: Emit[pb.CrdtRegister]) -> None:
     for name in [*document.registers]:

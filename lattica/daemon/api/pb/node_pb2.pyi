@@ -698,6 +698,48 @@ class CrdtWatchRequest(_message.Message):
     prefix: str
     def __init__(self, document: _Optional[str] = ..., prefix: _Optional[str] = ...) -> None: ...
 
+class CrdtLogRequest(_message.Message):
+    __slots__ = ("document",)
+    DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    document: str
+    def __init__(self, document: _Optional[str] = ...) -> None: ...
+
+class CrdtEntry(_message.Message):
+    __slots__ = ("id", "milliseconds", "peer_id", "session", "seq", "kind", "name", "size", "is_erased")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
+    PEER_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    IS_ERASED_FIELD_NUMBER: _ClassVar[int]
+    id: bytes
+    milliseconds: int
+    peer_id: str
+    session: bytes
+    seq: int
+    kind: str
+    name: str
+    size: int
+    is_erased: bool
+    def __init__(self, id: _Optional[bytes] = ..., milliseconds: _Optional[int] = ..., peer_id: _Optional[str] = ..., session: _Optional[bytes] = ..., seq: _Optional[int] = ..., kind: _Optional[str] = ..., name: _Optional[str] = ..., size: _Optional[int] = ..., is_erased: bool = ...) -> None: ...
+
+class CrdtEraseRequest(_message.Message):
+    __slots__ = ("document", "entries")
+    DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    document: str
+    entries: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, document: _Optional[str] = ..., entries: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class CrdtEraseReply(_message.Message):
+    __slots__ = ("erased",)
+    ERASED_FIELD_NUMBER: _ClassVar[int]
+    erased: int
+    def __init__(self, erased: _Optional[int] = ...) -> None: ...
+
 class ExposeRequest(_message.Message):
     __slots__ = ("ports", "to", "anyone", "idle_timeout_seconds")
     PORTS_FIELD_NUMBER: _ClassVar[int]

@@ -436,6 +436,16 @@ async def test_topics_dht_and_documents(tmp_path: Path) -> None:
         assert (changed.name, unpack(changed.value)) == ("abc", [1])
         assert await there(lambda: two.crdt_get(made.id)) == {"abc": [1]}
         await there(lambda: one.crdt_set(made.id, "abc", None))
+        with one.crdt_log(made.id) as entries:
+            first = await there(lambda: next(each for each in entries if each.name == "abc"))
+        assert (first.kind, first.is_erased) == ("register", False)
+        assert await there(lambda: one.crdt_erase(made.id, [first.id.hex()])) == 1
+        with one.crdt_log(made.id) as entries:
+            assert await there(lambda: [each.id for each in entries if each.is_erased]) == [
+                first.id
+            ]
+        with pytest.raises(LocalProtocolError, match="no entry here"):
+            await there(lambda: one.crdt_erase(made.id, ["00" * 32]))
         assert (await there(lambda: next(watch))).value == b""
         watch.close()
         [listed] = await there(one.crdt_list)
