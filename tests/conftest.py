@@ -26,6 +26,7 @@ trusted. What tests may rely on:
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import logging
 import os
@@ -184,6 +185,15 @@ def restored_logging() -> Iterator[None]:
     root.setLevel(level)
     ours.setLevel(our_level)
     logging.lastResort = last_resort
+
+
+@pytest.fixture(autouse=True)
+def _restored_collector() -> Iterator[None]:
+    """After a test in which a command ran, garbage is looked for as before, in all that is left."""
+    thresholds = gc.get_threshold()
+    yield
+    gc.set_threshold(*thresholds)
+    gc.unfreeze()
 
 
 WITHOUT_SOCKETS = tuple(Path(__file__).parent / name for name in ("unit", "property"))
