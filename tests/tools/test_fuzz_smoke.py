@@ -10,7 +10,7 @@ from tools.fuzz.table import TARGETS, load
 from tools.fuzz.target import KIB, MIB, Target, Violation, try_input
 
 SEED = 20261122
-SECONDS = 0.25
+SECONDS = 0.15
 MAX_RUNS = 5000
 
 

@@ -52,6 +52,7 @@ from tests.support.nets.udp_proxy import udp_proxied
 
 QUIC = ("/ip4/127.0.0.1/udp/0/quic-v1/noise",)
 BIG = random.Random(4).randbytes(3 << 20)
+LESS = BIG[: 1 << 20]
 PATIENT = Timeouts(keep_alive_timeout=1000, delivery=1000)
 """For what takes as long as the machine is busy: nobody is let go for being slow."""
 
@@ -306,7 +307,7 @@ async def test_a_nat_that_forgets_its_mapping():
         connection = connection_of(client, server)
         for _ in range(3):
             await proxy.rebind()
-            assert await echo_all(client, server.identity.peer_id, BIG) == BIG
+            assert await echo_all(client, server.identity.peer_id, LESS) == LESS
         assert connection_of(client, server) is connection
 
 
@@ -472,10 +473,10 @@ async def test_a_punched_socket_is_adopted():
 # --- many ---
 
 
-async def test_ten_thousand_streams_one_after_the_other():
+async def test_thousands_of_streams_one_after_the_other():
     async with running(listen=QUIC) as server, running(listen=()) as client:
         await client.dial(server.identity.peer_id, server.addrs)
-        for _ in range(100):
+        for _ in range(30):
             async with trio.open_nursery() as nursery:
                 for _ in range(100):
                     nursery.start_soon(ask_echo, client, server.identity.peer_id)
@@ -629,7 +630,7 @@ async def test_forged_error_correction_changes_nothing():
 
         # Beside each that passes, not by time: a slow machine would only be flooded.
         proxy.treat = lambda datagram: [forged(), datagram, forged()]
-        assert await echo_all(client, server.identity.peer_id, BIG) == BIG
+        assert await echo_all(client, server.identity.peer_id, LESS) == LESS
         (path,) = fec_of(server)._paths.values()
         assert len(path._receiver._held) <= MAX_HELD
         assert len(path._receiver._groups) <= MAX_GROUPS
