@@ -452,6 +452,14 @@ def _relays(facts: DoctorFacts) -> Finding | None:
                 "peer's own by --own-key, whose ID `lattica id` shows."
             )
         return Finding("relays", State.WARN, text, advice)
+    if len(connected) < len(facts.relays):
+        return Finding(
+            "relays",
+            State.WARN,
+            text,
+            "What is not connected does not help: check that it runs and that its address is "
+            "right, or take it out of `relays`.",
+        )
     if len(reserved) == 1:
         return Finding(
             "relays",

@@ -3,6 +3,8 @@ the question to that service, which is handed in."""
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
@@ -19,6 +21,7 @@ from lattica.nat.base.printable import utc_text
 from lattica.nat.traversal.relay.server.access import ALLOWED, Denial, Lists, Standing
 from lattica.nat.traversal.relay.token import Token, open_token
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_KNOWN = 20_000
@@ -27,6 +30,9 @@ STALE_FOR = 3600.0
 """Seconds that an answer which has run out still counts while the operator's service is silent."""
 RETRY_AFTER = 5.0
 """Seconds in which a service that has failed is not asked again about the same peer."""
+
+_REST = 60.0
+"""Seconds between two warnings of a silent service."""
 
 _NO_TOKEN = Denial("the peer has shown no token of this relay that holds")
 _UNKNOWN = Denial("the operator's service has not said that the peer is to be served", "http")
@@ -90,6 +96,10 @@ class RelayAccess:
         """Tokens of which there is no record."""
         self._known: OrderedDict[PeerId, _Known] = OrderedDict()
         self._asking: dict[PeerId, trio.Event] = {}
+        self.trouble = ""
+        """Why the service has not answered when it was asked last; empty: it has."""
+        self._is_told = False
+        self._told_at = -math.inf
 
     @property
     def takes_tokens(self) -> bool:
@@ -188,9 +198,11 @@ class RelayAccess:
             done = self._asking[peer] = trio.Event()
             try:
                 answer = await self._ask(peer, ip)
+                self._note_service("")
                 until = self._clock() + answer.lifetime
                 _remember(self._known, peer, _Known(answer.verdict, until, until + STALE_FOR))
             except NoAnswerError as error:
+                self._note_service(str(error))
                 now = self._clock()
                 verdict: Standing | Denial = Denial(f"{error}", "http")
                 usable = now + RETRY_AFTER
@@ -201,6 +213,23 @@ class RelayAccess:
                 del self._asking[peer]
                 done.set()
         await trio.lowlevel.checkpoint()
+
+    def _note_service(self, trouble: str) -> None:
+        """Tell the operator when the service falls silent, and when it is back: not of each peer,
+        nor more than once a minute of one that answers now and then."""
+        now = self._clock()
+        if trouble and not self._is_told and now >= self._told_at + _REST:
+            self._is_told, self._told_at = True, now
+            logger.warning(
+                "nobody says who is to be served: %s; peers that were allowed are served for %g "
+                "minutes more, and others not",
+                trouble,
+                STALE_FOR / 60,
+            )
+        elif self._is_told and not trouble:
+            self._is_told = False
+            logger.info("the operator's service says again who is to be served")
+        self.trouble = trouble
 
 
 def _remember(table: OrderedDict[PeerId, T], peer: PeerId, value: T) -> None:

@@ -181,7 +181,8 @@ class RelayServer:
     def summary(self) -> str:
         """How it is, in a line."""
         stats = self.service.stats
-        how = "; ".join(self.troubles()) or "serving"
+        troubles = [*self.troubles(), *([self.access.trouble] if self.access.trouble else [])]
+        how = "; ".join(troubles) or "serving"
         return f"{how}: {stats.reservations} reservations, {stats.circuits} circuits"
 
     def troubles(self) -> list[str]:

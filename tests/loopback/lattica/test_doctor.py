@@ -185,6 +185,11 @@ class TestWords:
         assert "connection refused" in found.text
         assert "443" in found.advice
 
+    def test_one_of_several_relays_that_cannot_be_had_is_no_good_news(self):
+        found = find(home(relays=(RELAY, RelayFact("12D3"))), "relays")
+        assert found.state is State.WARN
+        assert "12D3: not connected" in found.text
+
     def test_a_key_for_this_once_is_on_no_allow_list(self):
         refused = RelayFact("12D3", path="direct-tcp", error="not allowed (PERMISSION_DENIED)")
         assert "--own-key" in find(home(relays=(refused,), own_key=False), "relays").advice

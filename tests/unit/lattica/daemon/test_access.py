@@ -188,7 +188,7 @@ async def test_the_service_is_asked_once_and_again_when_its_answer_has_run_out(a
     assert service.asked == 2
 
 
-async def test_a_silent_service_lets_in_whom_it_knew_and_nobody_else(autojump_clock):
+async def test_a_silent_service_lets_in_whom_it_knew_and_nobody_else(autojump_clock, caplog):
     clock = Clock()
     service = Service(Answer(Standing(False), 60.0))
     rules = access("http", ask=service, clock=clock)
@@ -205,6 +205,13 @@ async def test_a_silent_service_lets_in_whom_it_knew_and_nobody_else(autojump_cl
     clock.now += policy.STALE_FOR
     await rules.learn(ALICE, b"", None)
     assert not served(rules, ALICE)
+    [told] = [record.getMessage() for record in caplog.records]  # and not of each question
+    assert "it is down" in told
+    assert rules.trouble == "it is down"
+    service.answer = Answer(Standing(False), 60.0)
+    clock.now += policy.RETRY_AFTER
+    await rules.learn(ALICE, b"", None)
+    assert not rules.trouble
 
 
 async def test_the_service_is_not_asked_about_the_lists():
