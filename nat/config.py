@@ -43,6 +43,9 @@ class Limits:
     """Inbound streams of one connection that have not yet named a protocol."""
     max_streams_negotiating_total: int = 8192
     """The same over all connections; over it one is reset, of the network that has most first."""
+    max_inbound_streams_per_network: int = 4096
+    """Streams that peers of one network (an IPv4 /24, an IPv6 /48, those behind one relay) have
+    open here; over it one is reset, of the peer that has most. More for a cluster in one."""
     receive_memory_per_connection: int = 256 * MIB
     """Sum of the receive windows promised on one connection; each stream needs 256 KiB at
     least, so 1,024 streams by default."""
@@ -62,6 +65,7 @@ class Limits:
             "max_streams_per_connection",
             "max_inbound_streams_negotiating",
             "max_streams_negotiating_total",
+            "max_inbound_streams_per_network",
             "receive_memory_per_connection",
             "receive_memory_total",
         ):

@@ -30,6 +30,7 @@ ATTACKS: dict[str, str] = {
     "half-open": "places:HALF_OPEN",
     "connections": "places:CONNECTIONS",
     "unread-memory": "places:UNREAD",
+    "streams-held": "places:STREAMS",
     "content-idle": "content:IDLE",
     "content-manifests": "content:MANIFESTS",
     "ports-silent": "ports:SILENT",

@@ -7,9 +7,12 @@ import trio
 from lattica.nat.base.net.addresses import parse_multiaddr, split_peer, to_endpoint
 from lattica.nat.config import KIB, MIB
 from lattica.nat.mux.yamux.frames import Flag
+from lattica.rpc.protocol.messages import DATA
 from tools.attack.attack import ENEMY_HOST, Attack, Victim
 from tools.attack.stranger import answer_pings, attacking, data, propose
 from tools.attack.victim import SLOW
+
+_KEYS, _STREAMS = 32, 1000
 
 
 async def _half_open(victim: Victim) -> None:
@@ -74,6 +77,22 @@ async def _unread(victim: Victim) -> None:
             nursery.start_soon(hold)
 
 
+async def _streams(victim: Victim) -> None:
+    addr, _ = split_peer(parse_multiaddr(victim.tcp))
+    named = propose(DATA)
+
+    async def hold() -> None:
+        async with attacking(addr, source_ip=ENEMY_HOST) as enemy:
+            await enemy.set_up()
+            for number in range(_STREAMS):
+                await enemy.send_frames(data(1 + 2 * number, named, Flag.SYN))
+            await answer_pings(enemy)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(_KEYS):
+            nursery.start_soon(hold)
+
+
 HALF_OPEN = Attack(
     "half-open",
     "opens 2,500 connections and says nothing; 1,024 descriptors",
@@ -97,4 +116,12 @@ UNREAD = Attack(
     seconds=10,
     victim={"swarm.limits.receive_memory_total": 32 * MIB},
     witness="slow-reading",
+)
+STREAMS = Attack(
+    "streams-held",
+    "32 keys open 1,000 streams each, name a protocol, and say no more",
+    _streams,
+    seconds=15,
+    calls=True,
+    witness="calling-methods",
 )

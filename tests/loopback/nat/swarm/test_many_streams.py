@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from lattica.errors import ResourceLimitError
+from lattica.errors import PeerLimitError, ResourceLimitError
 from lattica.nat.config import KIB, Limits
 from lattica.nat.mux.stream import Stream
 from lattica.node import Node
@@ -95,3 +95,33 @@ async def end_soon(stream: Stream) -> None:
 async def answered(stream: Stream) -> bool:
     await stream.send_all(b"hello")
     return await stream.receive_exactly(5) == b"hello"
+
+
+@over
+async def test_a_network_has_so_many_streams_whatever_they_are_for(listen):
+    limits = Limits(max_inbound_streams_per_network=8)
+    async with (
+        Node(node_config(listen=listen, limits=limits)) as server,
+        Node(node_config(listen=())) as hoarder,
+        Node(node_config(listen=())) as other,
+    ):
+        server.handle(SLOW, forever, cancel_when_gone=True)
+        server.handle(ECHO, echo)
+        for client in (hoarder, other):
+            await client.connect(server.addrs[0])
+        held = server.swarm.inbound_streams._of_network
+        await settled(lambda: not held)  # what is asked at the beginning has been answered
+        streams = await opened(hoarder, server.peer_id, 8, SLOW)
+        (places,) = held.values()
+        await settled(lambda: len(places) == 8)
+        stream = await other.open_stream(server.peer_id, ECHO, timeout=60)
+        assert await answered(stream)
+        with pytest.raises(PeerLimitError):  # the oldest of whoever has most
+            await streams[0].receive_some()
+        with pytest.raises(ResourceLimitError, match="the peer's limits allow no more"):
+            await hoarder.open_stream(server.peer_id, ECHO, timeout=0.5)
+        assert not any(each.is_dead for each in streams[1:])
+        await stream.aclose()
+        for each in streams[1:]:
+            each.reset()
+        await settled(lambda: not held)
