@@ -36,7 +36,7 @@ class Cost:
         self._drive = drive
         self._nuisance = nuisance
         self._unchecked = 0
-        """Packets received since it was last looked how many are outstanding."""
+        """Packets received, and answers sent, since it was last looked how many are outstanding."""
 
     def of_packets(self, seconds: float, packets: int) -> int:
         """qh3 has taken so many, in so much processor time.
@@ -64,4 +64,5 @@ class Cost:
         if count <= _FEW or sum(sum(map(len, each)) for each, _ in runs) > count * _SMALL:
             return 0
         self._nuisance.count("challenges of the path", count)
+        self._unchecked += count
         return count

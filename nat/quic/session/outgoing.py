@@ -30,6 +30,8 @@ when its packet is, and data before it is not acknowledged yet; and when it is a
 that data, the stream never ends for its sender."""
 _BURST = 512 * KIB
 """Bytes of one :meth:`Outgoing.transmit`, roughly."""
+_BURST_DATAGRAMS = 512
+"""And how many datagrams: small ones, which a peer may ask for by the thousand, take as long."""
 _TURN = 32 * KIB
 _CREDIT_BACKLOG = 16 * KIB
 
@@ -103,7 +105,9 @@ class Outgoing:
         room.begin_burst()
         self._move_control()
         size = 0
-        while size < _BURST:
+        for _ in range(_BURST_DATAGRAMS):
+            if size >= _BURST:
+                break
             if senders:
                 self._move_streams()
             sent = drive.transmit_one(now, runs)

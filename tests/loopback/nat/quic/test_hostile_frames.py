@@ -14,6 +14,9 @@ from lattica.config import load_config
 from lattica.errors import StreamResetError
 from lattica.nat.mux.stream import Stream
 from lattica.nat.quic.connection import QuicConnection
+from lattica.nat.quic.qh3.native import Runs
+from lattica.nat.quic.session import cost
+from lattica.nat.quic.session.session import QuicSession
 from lattica.node import Node
 from tests.support.clock import Passes
 from tools.attack.attack import Victim
@@ -47,31 +50,33 @@ def few_challenges() -> Iterator[bytes]:
 
 
 @asynccontextmanager
-async def attacked(
-    monkeypatch: pytest.MonkeyPatch, frames: Iterator[bytes], packets: int
-) -> AsyncIterator[QuicConnection]:
-    """The victim's end of a connection on which so many packets of frames come, of which none of
-    the victim's answers is read.
-    """
+async def two_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[tuple[QuicConnection, QuicConnection]]:
+    """A victim's end of a connection, and an enemy's, which reads none of the answers."""
     keep_keys(monkeypatch)
-    async with (
-        Node(CONFIG) as node,
-        connected(Victim("", str(node.addrs[0]), "", "")) as enemy,
-        trio.open_nursery() as nursery,
-    ):
+    async with Node(CONFIG) as node, connected(Victim("", str(node.addrs[0]), "", "")) as enemy:
         with trio.fail_after(PATIENCE):
             while not node.swarm.registry.total:
                 await trio.sleep(0.01)
         [victim] = node.swarm.registry
         assert isinstance(victim, QuicConnection)
-        link = enemy._link
-        endpoint: Any = link._carrier
+        endpoint: Any = enemy._link._carrier
         endpoint._deliver = lambda _: None
-        sealer = Sealer(enemy)
+        yield victim, enemy
+
+
+@asynccontextmanager
+async def attacked(
+    monkeypatch: pytest.MonkeyPatch, frames: Iterator[bytes], packets: int
+) -> AsyncIterator[QuicConnection]:
+    """The victim's end of a connection on which so many packets of frames come."""
+    async with two_ends(monkeypatch) as (victim, enemy), trio.open_nursery() as nursery:
+        link, sealer = enemy._link, Sealer(enemy)
 
         async def flood() -> None:
             for payload in islice(filled(frames), packets):
-                endpoint.send([sealer.packet(payload)], link.destination)
+                link._carrier.send([sealer.packet(payload)], link.destination)
                 await trio.sleep(0.001)  # so that no socket's buffer overflows
 
         nursery.start_soon(flood)
@@ -87,12 +92,33 @@ async def attacked(
     ],
 )
 async def test_who_sends_what_costs_more_than_it_should_is_read_less(monkeypatch, frames, what):
+    monkeypatch.setattr(cost, "_MOST_OUTSTANDING", 10**6)  # as if answers were acknowledged
     async with attacked(monkeypatch, frames(), 3000) as victim:
         nuisance = victim.session.nuisance
         with trio.fail_after(PATIENCE):
             while nuisance.rests_until is None:
                 await trio.sleep(0.01)
         assert nuisance.last == what
+
+
+async def test_answers_that_are_asked_for_together_leave_some_at_a_time(monkeypatch):
+    answers: list[int] = []
+    transmit = QuicSession.transmit
+
+    def noting(session: QuicSession) -> Runs:
+        runs = transmit(session)
+        answers.append(sum(len(datagrams) for datagrams, _ in runs))
+        return runs
+
+    async with two_ends(monkeypatch) as (victim, enemy):
+        sealer, link = Sealer(enemy), victim._link
+        packets = [sealer.packet(payload) for payload in islice(filled(challenges()), 32)]
+        monkeypatch.setattr(QuicSession, "transmit", noting)
+        link.deliver(b"".join(packets), len(packets[0]), link.destination)
+        with trio.fail_after(PATIENCE):
+            while sum(answers) < 2000:
+                await trio.sleep(0.01)
+    assert max(answers) <= 512
 
 
 async def test_who_acknowledges_no_answer_is_let_go(monkeypatch):
