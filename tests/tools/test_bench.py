@@ -69,6 +69,8 @@ def test_the_names_that_others_read_are_there():
             for suffix in ("", "-quic", "-relay")
         },
         ("rpc", "small-beside-bulk-p99"): "ms",
+        ("rpc", "small-beside-bulk-p99-quic"): "ms",
+        ("rpc", "small-beside-bulk-load-relay"): "MB/s",
         ("rpc", "array-1GiB-rss-ratio"): "of its size",
         ("ports", "stream-1MiB"): "MB/s",
         ("content", "file-1GiB"): "MB/s",

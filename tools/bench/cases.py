@@ -81,6 +81,14 @@ def _call(
     return Workload(f"rpc-{name}", (_rpc(name, unit, what, better),))
 
 
+def _beside_bulk(suffix: str) -> Workload:
+    cases = (
+        _rpc(f"small-beside-bulk-p99{suffix}", "ms", "128 B calls beside such a stream", "lower"),
+        _rpc(f"small-beside-bulk-load{suffix}", "MB/s", "what that stream moved meanwhile"),
+    )
+    return Workload(f"rpc-{cases[0].name}", cases)
+
+
 _MAIN_CALLS = (
     ("unary-128B-seq", "1/s", "unary calls that give back 128 B, one at a time"),
     ("unary-128B-c64", "1/s", "the same, 64 in flight"),
@@ -188,13 +196,7 @@ WORKLOADS: tuple[Workload, ...] = (
         stretch=2.5,
     ),
     *(_call(*each) for each in _MAIN_CALLS),
-    Workload(
-        "rpc-small-beside-bulk-p99",
-        (
-            _rpc("small-beside-bulk-p99", "ms", "128 B calls beside such a stream", "lower"),
-            _rpc("small-beside-bulk-load", "MB/s", "what that stream moved meanwhile"),
-        ),
-    ),
+    _beside_bulk(""),
     _call("shm-1MiB", "MB/s", "the stream of tensors, by memory that both processes share"),
     _call("unary-128B-open-p99", "ms", "128 B calls of which 10,000 begin a second", "lower"),
     Workload(
@@ -217,6 +219,8 @@ WORKLOADS: tuple[Workload, ...] = (
         replace(_call(f"{name}-relay", unit, f"{what}; through a relay"), transport="relay")
         for name, unit, what in _MAIN_CALLS
     ),
+    replace(_beside_bulk("-quic"), transport="quic"),
+    replace(_beside_bulk("-relay"), transport="relay"),
     Workload(
         "stream-echo-128B-seq",
         (_rpc("stream-echo-128B-seq", "1/s", "128 B there and back on one raw stream"),),

@@ -201,6 +201,12 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB
 
 
+def beside_bulk(job: Job, times: list[float], load: float) -> dict[str, float]:
+    """The figures of small calls that took `times` beside a stream of `load` MB/s."""
+    case = job.case.removeprefix("rpc-")
+    return {case: percentile(times, 0.99) * 1e3, case.replace("p99", "load"): load}
+
+
 def percentile(samples: list[float], fraction: float) -> float:
     """The sample below which `fraction` of them lie (nearest rank)."""
     if not samples:

@@ -218,11 +218,8 @@ def calls(stub: Any, job: bc.Job) -> dict[str, float]:
         sent, elapsed = one_stream(stub, job, bc.MIB)
         return {case: sent / elapsed / 1e6}
     if name == "small-beside-bulk-p99":
-        values = pingpong_beside_bulk(stub, job)
-        return {
-            name: values["pingpong-beside-bulk-p99"],
-            "small-beside-bulk-load": values["pingpong-beside-bulk-load"],
-        }
+        times, load = beside_bulk(stub, job)
+        return bc.beside_bulk(job, times, load)
     raise bc.Unsupported(f"no such work here: {job.case}")
 
 
@@ -256,7 +253,8 @@ def opened_streams(child: bc.Child, stub: Any) -> tuple[float, str]:
     return bc.growth_kib(*readings)
 
 
-def pingpong_beside_bulk(stub: Any, job: bc.Job) -> dict[str, float]:
+def beside_bulk(stub: Any, job: bc.Job) -> tuple[list[float], float]:
+    """How long calls took beside a stream, and its MB/s."""
     message = PAYLOAD[: bc.SMALL]
     moved: list[tuple[int, float]] = []
     stub.echo(message).result()
@@ -274,11 +272,7 @@ def pingpong_beside_bulk(stub: Any, job: bc.Job) -> dict[str, float]:
         times.append(time.perf_counter() - start)
     bulk.join()
     received, elapsed = moved[0]
-    return {
-        "pingpong-beside-bulk-p50": bc.percentile(times, 0.5) * 1e3,
-        "pingpong-beside-bulk-p99": bc.percentile(times, 0.99) * 1e3,
-        "pingpong-beside-bulk-load": received / elapsed / 1e6,
-    }
+    return times, received / elapsed / 1e6
 
 
 def put_file(node: Any) -> list[str]:
@@ -379,7 +373,12 @@ def run_client(child: bc.Child, job: bc.Job) -> None:
         }
         child.result(values, f"{what}: {NOTES['streams']}", sum(counts))
     elif job.case == "pingpong-beside-bulk-p50":
-        values = pingpong_beside_bulk(stub, job)
+        times, load = beside_bulk(stub, job)
+        values = {
+            "pingpong-beside-bulk-p50": bc.percentile(times, 0.5) * 1e3,
+            "pingpong-beside-bulk-p99": bc.percentile(times, 0.99) * 1e3,
+            "pingpong-beside-bulk-load": load,
+        }
         child.result(values, f"{what}: {NOTES['pingpong']}")
     elif job.case in bc.ECHO_SEQ:
         child.result({job.case: echoes(stub, job, 1)}, f"{what}: {NOTES['echo']}")

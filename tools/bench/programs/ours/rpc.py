@@ -93,10 +93,7 @@ async def beside_bulk(stub: Bench, job: bc.Job) -> dict[str, float]:
         while (start := time.perf_counter()) < end:
             await stub.echo(SMALL)
             times.append(time.perf_counter() - start)
-    return {
-        "small-beside-bulk-p99": bc.percentile(times, 0.99) * 1e3,
-        "small-beside-bulk-load": moved[0],
-    }
+    return bc.beside_bulk(job, times, moved[0])
 
 
 async def offered(stub: Bench, job: bc.Job) -> float:

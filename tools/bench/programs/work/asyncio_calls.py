@@ -72,10 +72,7 @@ async def beside_bulk(calls: Calls, job: bc.Job) -> dict[str, float]:
     while (start := time.perf_counter()) < end:
         await calls.echo(message)
         times.append(time.perf_counter() - start)
-    return {
-        "small-beside-bulk-p99": bc.percentile(times, 0.99) * 1e3,
-        "small-beside-bulk-load": await bulk,
-    }
+    return bc.beside_bulk(job, times, await bulk)
 
 
 async def offered(calls: Calls, job: bc.Job) -> float:
