@@ -6,11 +6,31 @@ annotation names their class.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import types
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
+
+_IMMUTABLE = frozenset({type(None), bool, int, float, complex, str, bytes})
+
+
+def taken(value: Any) -> Any:
+    """An argument as it is now. Whoever changes it after the call, before the result is there,
+    changes nothing of what is sent: that is made in another thread.
+
+    A message is its bytes as soon as it is packed. What cannot be copied is left as it is: of most
+    of that the encoder says why it cannot be sent.
+    """
+    if type(value) in _IMMUTABLE or hasattr(value, "SerializeToString"):
+        return value
+    if isinstance(value, memoryview):
+        return value if type(value.obj) is bytes else memoryview(value.tobytes())
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # the types are the user's, as is what their copying does
+        return value
 
 
 def pack(function: Callable[..., Any] | None, args: tuple[Any, ...], named: dict[str, Any]) -> Any:

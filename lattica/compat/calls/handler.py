@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lattica.compat.calls.arguments import pack, result_class
+from lattica.compat.calls.arguments import pack, result_class, taken
 from lattica.compat.calls.decorators import CallKind, kinds_of
 from lattica.compat.calls.rpc_client import Sent
 from lattica.compat.wire.payloads import decode_result, encode_arguments
@@ -85,6 +85,8 @@ class ServiceStub:
         client = self._lattica.get_client(self._peer_id)
 
         def call(*args: Any, **named: Any) -> RpcFuture | StreamIterator:
+            args = tuple(map(taken, args))
+            named = {name: taken(value) for name, value in named.items()}
             sent = Sent(
                 payload=pack(function, args, named),
                 encode=partial(encode_arguments, function, args, named),

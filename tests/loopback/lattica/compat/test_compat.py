@@ -261,6 +261,18 @@ def test_await(pair: Pair) -> None:
     assert asyncio.run(main()) == [3, 7]
 
 
+def test_arguments_are_those_of_the_call(pair: Pair) -> None:
+    """A program may use a dict or a buffer again as soon as the call has begun, as there."""
+    settings, buffer = {"step": 0}, bytearray(100_000)
+    futures = []
+    for step in range(20):
+        settings["step"] = buffer[0] = step
+        futures += [pair.stub.echo(settings), pair.stub.echo(buffer)]
+    got = [future.result(timeout=60) for future in futures]
+    assert [each["step"] for each in got[::2]] == [*range(20)]
+    assert [each[0] for each in got[1::2]] == [*range(20)]
+
+
 def test_errors(pair: Pair) -> None:
     stub = pair.stub
     with pytest.raises(RuntimeError, match="ValueError: again"):

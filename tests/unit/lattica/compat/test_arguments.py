@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any, Optional
 
+import numpy as np
 import pytest
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lattica.compat.calls.arguments import invoke, pack, received, result_class
+from lattica.compat.calls.arguments import invoke, pack, received, result_class, taken
 from lattica.compat.calls.decorators import (
     CallKind,
     kinds_of,
@@ -138,3 +140,33 @@ def test_lists_of_arguments_arrive_by_position(values: list[Any]) -> None:
             return [first, *rest]
 
     assert invoke(Any_().takes, pack(Any_.takes, tuple(values), {})) == values
+
+
+@pytest.mark.parametrize(
+    ("value", "change"),
+    [
+        ({"a": [1]}, lambda value: value["a"].append(2)),
+        ([bytearray(b"a")], lambda value: value[0].extend(b"b")),
+        (bytearray(b"a"), lambda value: value.extend(b"b")),
+        ({1, 2}, lambda value: value.add(3)),
+        (np.zeros(4), lambda value: value.fill(1)),
+        (memoryview(bytearray(b"aa")), lambda value: value.__setitem__(0, 98)),
+    ],
+    ids=["dict", "list", "bytearray", "set", "array", "memoryview"],
+)
+def test_an_argument_is_what_it_was_at_the_call(value: Any, change: Any) -> None:
+    """vllm, pull request 50053: a buffer that was used again overwrote a message on its way."""
+    kept = taken(value)
+    before = repr(bytes(kept)) if isinstance(kept, memoryview) else repr(kept)
+    change(value)
+    assert before == (repr(bytes(kept)) if isinstance(kept, memoryview) else repr(kept))
+
+
+def test_what_does_not_change_is_not_copied_nor_what_cannot_be() -> None:
+    contained: list[Any] = []
+    contained.append(contained)
+    for value in (b"x" * 10, "text", None, memoryview(b"x"), Value(), threading.Lock()):
+        assert taken(value) is value
+    kept = taken(contained)
+    assert kept is not contained
+    assert kept[0] is kept
