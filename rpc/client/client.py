@@ -36,6 +36,7 @@ from lattica.rpc.errors import (
     StatusCode,
     UnavailableError,
 )
+from lattica.rpc.protocol.frames import milliseconds
 from lattica.rpc.services.definition import Kind, Method
 from lattica.rpc.telemetry.statistics import MAX_METHODS, MethodCounters, Traffic
 
@@ -173,7 +174,7 @@ class Client:
         """A deadline as it travels: clocks differ, so as a duration."""
         if deadline == math.inf:
             return None
-        return max(0, min(math.ceil((deadline - trio.current_time()) * 1000), 2**52))
+        return milliseconds(deadline - trio.current_time())
 
     def forgotten(self, close: Callable[[], None]) -> None:
         """From any thread: nobody holds an iterator any more that was not read to its end."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgpack
 import trio
 
+from lattica.nat.base.checks import with_type
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.rpc.client.control import ControlLink
@@ -139,7 +140,14 @@ class Peer:
 
 def pack_metadata(metadata: Any) -> bytes:
     """Metadata as it travels. Raises LocalProtocolError, TypeError."""
-    packed: bytes = _pack(dict(metadata))
+    values = dict(metadata)
+    for name in values:
+        if type(name) is not str:  # to the server that is a breach, which ends the session
+            raise TypeError(f"metadata has names, which are texts; not {with_type(name)}")
+    try:
+        packed: bytes = _pack(values)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(f"metadata cannot be sent: {error}") from None
     if len(packed) > MAX_METADATA:
         raise LocalProtocolError(f"metadata of {len(packed)} bytes, where {MAX_METADATA} may be")
     return packed

@@ -38,6 +38,7 @@ from lattica.rpc.protocol.frames import (
     encode_hello,
     encode_numbered,
     encode_request,
+    milliseconds,
     session_of,
 )
 
@@ -146,7 +147,7 @@ class ClientCore:
         self._next_id = call + 1
         timeout = None
         if deadline != math.inf:
-            timeout = min(max(0, math.ceil((deadline - self._clock()) * 1000)), 2**52)
+            timeout = milliseconds(deadline - self._clock())
             heapq.heappush(self._timers, (deadline, call))
             if len(self._timers) > _SPARE_TIMERS + 2 * len(self.pending):
                 self._timers = [timer for timer in self._timers if timer[1] in self.pending]

@@ -8,6 +8,7 @@ which the array has the name "".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any, Final
@@ -37,6 +38,8 @@ _MAX_BODY_ITEMS: Final = MAX_FRAME_ITEMS - 256
 _MAX_METADATA_ITEMS: Final = 128
 NIL: Final = b"\xc0"
 """None, packed."""
+_LONGEST: Final = 1e12
+"""Seconds; the longest floats are none any more when they are multiplied."""
 MAX_ID: Final = 2**53
 """Of a call."""
 
@@ -207,6 +210,11 @@ def split_arguments(arguments: Any) -> tuple[list[Any], dict[str, Any]]:
         if type(args) is list:
             return args, arguments
     raise RemoteProtocolError("RPC: arguments are an array, or a map with one")
+
+
+def milliseconds(seconds: float) -> int:
+    """How long a call may take, as that travels."""
+    return math.ceil(max(0.0, min(seconds, _LONGEST)) * 1000)
 
 
 def check_options(timeout_ms: Any, metadata: Any) -> None:

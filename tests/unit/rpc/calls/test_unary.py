@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from typing import Any
 
@@ -128,6 +129,41 @@ async def test_tracebacks_travel_only_where_that_is_allowed() -> None:
         with pytest.raises(UnknownError) as raised:
             await pair.stub.boom()
         assert 'raise Boom("it broke")' in raised.value.remote_traceback
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{1: "a"}, {"a": object()}, {"a": 2**64}, {"a": "\udce9"}],
+    ids=["number as name", "object", "integer", "text"],
+)
+async def test_metadata_that_cannot_travel_costs_its_call_and_no_other(
+    metadata: dict[Any, Any], autojump_clock: trio.testing.MockClock
+) -> None:
+    """grpc-go, issue 1134: what may not be in metadata broke the connection for everybody."""
+    async with rpc_pair() as pair, trio.open_nursery() as nursery:
+        other = trio.Event()
+
+        async def call() -> None:
+            await pair.stub.wait(1)
+            other.set()
+
+        nursery.start_soon(call)
+        stub: Any = with_options(pair.stub, metadata=metadata)
+        with pytest.raises(TypeError, match="metadata"):
+            await stub.shout("a")
+        with pytest.raises(TypeError, match="metadata"):
+            await stub.zeros(MIB)
+        await other.wait()
+
+
+@pytest.mark.parametrize("timeout", [10**30, sys.float_info.max, math.inf])
+async def test_a_timeout_may_be_as_long_as_numbers_are(timeout: float) -> None:
+    """grpc, issue 5827, and grpc-dotnet, issue 751: the longest ended the program, or the call."""
+    async with rpc_pair() as pair:
+        stub: Any = with_options(pair.stub, timeout=timeout)
+        assert await stub.shout("a") == "A"
+        assert await stub.zeros(MIB) == bytes(MIB)
+        assert [each async for each in stub.numbers(2)] == [0, 1]
 
 
 async def test_the_context(autojump_clock: trio.testing.MockClock) -> None:
