@@ -278,9 +278,14 @@ class ClientCore:
         elif not self.is_greeted:
             raise RemoteProtocolError("RPC: the server's first frame is no hello")
         elif kind == Kind.GOING_AWAY:
+            # One that costs nothing to send costs time here: so many would stop everything else.
+            if self.going_away:
+                raise RemoteProtocolError("RPC: the server says again that it is going away")
             self.going_away = True
         else:
             self._answers += 1
+            if self._answers > self._next_id:
+                raise RemoteProtocolError("RPC: more answers than calls")
             self._unacked_bytes += len(frame)
             pending = self.pending.get(fields[1])
             if pending is not None:

@@ -31,6 +31,7 @@ from lattica.rpc.data_plane.data_stream import BODY_STALL
 from lattica.rpc.protocol.client_core import ClientCore
 from lattica.rpc.protocol.frames import (
     CONTROL,
+    GOING_AWAY,
     Kind,
     encode_error,
     encode_hello,
@@ -261,6 +262,7 @@ BAD_SERVERS: dict[str, Answer] = {
     "huge kind": lambda session: (
         encode_welcome(session, 0, None) + encode_length_prefixed(b"\x92" + HUGE + b"\x00")
     ),
+    "going away again": lambda session: encode_welcome(session, 0, None) + 2 * GOING_AWAY,
     "a request": lambda session: (
         encode_welcome(session, 0, None) + encode_request(0, SHOUT, b"\x90")
     ),
@@ -284,6 +286,33 @@ async def test_bad_servers(case: str) -> None:
             for _ in range(2):
                 with trio.fail_after(60), pytest.raises(UnavailableError, match="breaks RPC"):
                     await stub.shout("a")
+
+
+async def test_a_server_that_answers_more_than_it_was_asked(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each answer takes the client time, and there would be no end of them."""
+    async with memory_net() as net:
+        server, host = net.host(), net.host()
+        sessions = []
+
+        async def answer(stream: Stream) -> None:
+            hello = msgpack.unpackb(await stream.receive_message(1000))
+            sessions.append(hello[2])
+            greeting = encode_welcome(hello[2], 0, None)
+            await stream.send_all(greeting + 2 * encode_result(0, b"\xa1A"))
+            with suppress(StreamResetError):
+                while await stream.receive_some():
+                    pass
+
+        server.handle(CONTROL, answer, owner="test")
+        async with open_rpc(host) as client:
+            stub = client.stub(server.peer_id, Workshop)
+            for _ in range(2):
+                with trio.fail_after(60):
+                    assert await stub.shout("a") == "A"
+    assert len(set(sessions)) == 2
+    assert "more answers than calls" in caplog.text
 
 
 async def test_a_server_that_greets_and_ends_the_stream(
