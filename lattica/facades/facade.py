@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never, TypeVar
@@ -190,7 +191,12 @@ class Content:
 
         finder = dht_finder(self._node)
         if finder is not None:
-            self._nursery.start_soon(finder.provide, cid)
+            self._nursery.start_soon(partial(finder.provide, cid, is_here=lambda: self._has(cid)))
+
+    def _has(self, cid: Cid) -> bool:
+        """Whether it is served here."""
+        is_published = self._publisher is not None and self._publisher.catalog.get(cid) is not None
+        return is_published or (self._descriptions is not None and cid in self._descriptions)
 
     async def publish_state_dict(
         self, state: Mapping[str, Any], directory: Path | str, name: str, max_shard: int

@@ -26,7 +26,7 @@ from lattica.content.names.record import (
     seal_name,
     target_data,
 )
-from lattica.content.swarm.dht_finder import dht_finder
+from lattica.content.swarm.dht_finder import AGAIN_FIRST, AGAIN_LIMIT, dht_finder
 from lattica.nat.base.errors import (
     ConnectionClosedError,
     IncompleteReadError,
@@ -166,7 +166,7 @@ class Names:
         try:
             while said is not self._unsaid[name]:
                 said = self._unsaid[name]
-                await self._put(name, *said)
+                await self._put_until_kept(name, *said)
             is_said = True
         finally:
             target, expires = self._unsaid.pop(name)
@@ -174,14 +174,31 @@ class Names:
                 with trio.move_on_after(_LAST_WORD, shield=True):
                     await self._put(name, target, expires)
 
-    async def _put(self, name: str, target: NameTarget | None, expires: float) -> None:
+    async def _put_until_kept(self, name: str, target: NameTarget | None, expires: float) -> None:
+        """Until there is something else to be said, or it is over: a node that starts before its
+        network is there has nobody to tell at first."""
+        said, pause, level = self._unsaid[name], AGAIN_FIRST, logging.WARNING
+        while not await self._put(name, target, expires, level) and self._clock() < expires:
+            with trio.move_on_after(pause):
+                while said is self._unsaid[name]:
+                    await self._changed.wait()
+            if said is not self._unsaid[name]:
+                return
+            pause, level = min(2 * pause, AGAIN_LIMIT), logging.DEBUG
+
+    async def _put(
+        self, name: str, target: NameTarget | None, expires: float, level: int = logging.WARNING
+    ) -> bool:
+        """Whether the DHT has kept it."""
         key, ttl = name_key(self._node.peer_id, name), max(expires - self._clock(), 1.0)
         try:
             held = await self._node.dht.put(key, target_data(target), ttl=ttl)
         except LatticaError as error:
-            logger.warning("the DHT does not know where the name %s leads now: %s", name, error)
-        else:
-            logger.info("%d peers of the DHT know where the name %s leads now", held, name)
+            text = "the DHT does not know yet where the name %s leads now: %s"
+            logger.log(level, text, name, error)
+            return False
+        logger.info("%d peers of the DHT know where the name %s leads now", held, name)
+        return True
 
     async def _sign_again(self) -> None:
         with self._scope:

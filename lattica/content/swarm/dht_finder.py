@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+AGAIN_FIRST, AGAIN_LIMIT = 15.0, 900.0
+"""Seconds after which the DHT is told again what it has not kept, the first time and at most."""
 _FIND_TIMEOUT = 20.0
 """Seconds that providers are looked for."""
 _MAX_PROVIDERS = 16
@@ -42,13 +44,21 @@ class DhtFinder:
                     found.append(Member(peer.peer_id, peer.addrs))
         return found
 
-    async def provide(self, cid: Cid) -> None:
-        try:
-            held = await self._node.dht.provide(_key(cid))
-        except LatticaError as error:
-            logger.warning("%s is not found by the DHT, only by its ticket: %s", cid, error)
-        else:
-            logger.info("%d peers of the DHT know that %s is here", held, cid)
+    async def provide(self, cid: Cid, *, is_here: Callable[[], bool] = lambda: True) -> None:
+        """Say that this node has it. Where nobody is told, as a node that starts before its network
+        is there finds nobody, it is tried again for as long as it is here."""
+        pause, level = AGAIN_FIRST, logging.WARNING
+        while is_here():
+            try:
+                held = await self._node.dht.provide(_key(cid))
+            except LatticaError as error:
+                text = "%s is not found by the DHT yet, only by its ticket: %s"
+                logger.log(level, text, cid, error)
+            else:
+                logger.info("%d peers of the DHT know that %s is here", held, cid)
+                return
+            await trio.sleep(pause)
+            pause, level = min(2 * pause, AGAIN_LIMIT), logging.DEBUG
 
     async def withdraw(self, cid: Cid) -> None:
         """Say that this node has it no more, for a few seconds, even if cancelled."""

@@ -11,6 +11,7 @@ import trio.testing
 from lattica.content.manifest.cid import Cid
 from lattica.content.names.record import NameTarget, target_data
 from lattica.content.names.service import open_names
+from lattica.errors import NoDhtPeersError
 from lattica.nat.base.keys.identity import Identity
 
 TARGETS = [NameTarget(Cid.of(bytes([number]))) for number in range(4)]
@@ -55,3 +56,23 @@ async def test_it_is_told_one_after_the_other_and_last_what_was_said_last(autoju
         names.publish("model", TARGETS[3])
         await trio.sleep(1000)
         assert dht.told == [target_data(TARGETS[0]), target_data(None), target_data(TARGETS[3])]
+
+
+async def test_what_the_dht_could_not_be_told_it_is_told_when_there_is_one(autojump_clock):
+    """A node that started before its network was there told its names after 56 hours."""
+
+    class LateDht(SlowDht):
+        async def put(self, key: str, value: object, *, ttl: float) -> int:
+            if trio.current_time() - start < 100:
+                raise NoDhtPeersError("nobody is there")
+            return await super().put(key, value, ttl=ttl)
+
+    start = trio.current_time()
+    dht = LateDht()
+    node: Any = FakeNode(dht)
+    async with open_names(node) as names:
+        for number, target in enumerate(TARGETS[:3]):
+            names.publish(f"model-{number % 2}", target)
+            await trio.sleep(1)
+        await trio.sleep(1000)
+        assert sorted(map(str, dht.told)) == sorted(str(target_data(t)) for t in TARGETS[1:3])
