@@ -96,6 +96,8 @@ class PathManager:
         self._at_work: dict[PeerId, trio.Event] = {}
         """Peers with a task of their own, and what wakes it."""
         self._reconnecting: set[PeerId] = set()
+        self._nursery: trio.Nursery | None = None
+        """While it runs."""
         swarm.on_connected.append(self._on_connected)
         for strategy in strategies:
             swarm.protocols.handle_all(strategy.handlers, owner=f"hole punching ({strategy.name})")
@@ -105,10 +107,14 @@ class PathManager:
         with self._swarm.events.subscribe() as events:
             task_status.started()
             async with trio.open_nursery() as nursery:
+                self._nursery = nursery
                 for peer_id in list(self._swarm.registry.by_peer):
                     self._look_at(peer_id, nursery)
-                async for event in events:
-                    self._on_event(event, nursery)
+                try:
+                    async for event in events:
+                        self._on_event(event, nursery)
+                finally:
+                    self._nursery = None
                 nursery.cancel_scope.cancel()
 
     def status(self, peer_id: PeerId) -> PathStatus | None:
@@ -165,8 +171,14 @@ class PathManager:
                     self._look_at(peer_id, nursery)
 
     async def _on_connected(self, connection: Connection) -> None:
-        """A peer that comes through a relay though there is a direct path has perhaps lost it."""
+        """A peer that comes through a relay though there is a direct path has perhaps lost it.
+
+        Where both have dialed through a relay, its circuit may be the one in use now, and this the
+        side that is to improve upon it: no event tells that, since the path is named alike.
+        """
         if connection.is_relayed and connection.direction is Direction.INBOUND:
+            if self._nursery is not None and self._wanted(connection.peer_id) is not None:
+                self._look_at(connection.peer_id, self._nursery)
             for other in list(self._swarm.registry.by_peer.get(connection.peer_id, ())):
                 if not other.is_relayed:
                     await self._probe(other)

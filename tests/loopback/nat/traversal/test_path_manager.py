@@ -14,6 +14,7 @@ from lattica.errors import DialError, LatticaError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.addresses import with_peer
 from lattica.nat.mux.connection import Connection, Direction
+from lattica.nat.swarm import registry
 from lattica.nat.swarm.events import EventStream, NetworkChanged, PathChanged
 from lattica.nat.swarm.status import PathStatus
 from lattica.nat.swarm.swarm import Swarm
@@ -162,6 +163,22 @@ async def test_the_side_that_dialed_waits_for_the_other():
         assert tries == []
         status = here.status
         assert (status.path, status.relay, status.ways) == ("relayed", relay, ())
+
+
+async def test_the_side_whose_peer_dials_as_well_improves_the_peers_circuit(monkeypatch):
+    """Each looked at the other's, and none at a direct path."""
+    monkeypatch.setattr(registry, "SIMULTANEOUS", 0.0)  # so that the newer one is in use
+
+    async def direct(relayed: Connection) -> Connection:
+        return await here.direct(relayed)
+
+    async with net(FakeStrategy("direct", direct)) as here:
+        addr = circuit_addr(here.relay.addrs[0], here.relay.identity.peer_id)
+        connection = await here.dialed.dial(here.peer, [addr])
+        assert connection.direction is Direction.OUTBOUND
+        await here.dialer.wait_connected(here.dialed.identity.peer_id)
+        await here.dialer.dial_fresh(here.dialed.identity.peer_id, addr)
+        await settled(lambda: here.status.path == "direct-tcp")
 
 
 async def test_what_cannot_work_is_left_until_the_network_changes(caplog):
