@@ -19,12 +19,12 @@ from tools.netlab.spec.workload import FetchProgram, PublishProgram
 VERBOSE = (("LATTICA_LOG_LEVEL", "debug"),)
 TCP = "/ip4/0.0.0.0/tcp/4001"
 QUIC = "/ip4/0.0.0.0/udp/4001/quic-v1/noise"
-LINE = LinkSpec(delay_s=0.010, rate_bps=40e6)
+LINE = LinkSpec(delay_s=0.010, rate_bps=20e6)
 CLEAR = Link(LINE, LINE)
 
 
 def narrow(largest: int, *, up: bool = True, down: bool = True) -> Link:
-    spec = LinkSpec(delay_s=0.010, rate_bps=40e6, largest=largest)
+    spec = LinkSpec(delay_s=0.010, rate_bps=20e6, largest=largest)
     return Link(spec if up else LINE, spec if down else LINE)
 
 
@@ -34,7 +34,7 @@ def _root() -> None:
 
 
 async def run(
-    out: Path, link: Link, *faults: LinkChange, listen: tuple[str, ...], size_mib: float = 8
+    out: Path, link: Link, *faults: LinkChange, listen: tuple[str, ...], size_mib: float = 4
 ) -> tuple[Report, str]:
     """A fetch over `link`, the fetcher's line; the report, and the fetcher's log."""
     scenario = Scenario(
@@ -67,7 +67,7 @@ async def test_tcp_that_connects_and_does_not_carry_is_left_for_quic(
 
 async def test_tcp_alone_goes_on_with_small_segments(tmp_path):
     fault = LinkChange(at_s=3.0, node="phone", link=narrow(1000))
-    report, log = await run(tmp_path, CLEAR, fault, listen=(TCP,), size_mib=32)
+    report, log = await run(tmp_path, CLEAR, fault, listen=(TCP,), size_mib=16)
     assert report.ok, log
     assert "does not carry" in log
 
@@ -77,7 +77,7 @@ async def test_quic_sends_smaller_datagrams_from_the_middle_of_a_transfer_on(
     tmp_path, ways: dict[str, Any]
 ):
     fault = LinkChange(at_s=3.0, node="phone", link=narrow(1000, **ways), for_s=8.0)
-    report, log = await run(tmp_path, CLEAR, fault, listen=(QUIC,), size_mib=48)
+    report, log = await run(tmp_path, CLEAR, fault, listen=(QUIC,), size_mib=24)
     assert report.ok, log
     # One connection, which both sides say once.
     assert log.count("connection ended") == 2, log

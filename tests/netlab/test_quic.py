@@ -52,12 +52,12 @@ async def test_a_path_that_loses_packets(tmp_path):
 
 
 async def test_a_download_survives_every_change_of_address(tmp_path):
-    line = LinkSpec(delay_s=0.010, rate_bps=20e6)
+    line = LinkSpec(delay_s=0.010, rate_bps=10e6)
     slow = Link(line, line)
     report, log = await run(
-        # At 20 Mbit/s it goes on for 6 s after the last fault.
+        # At 10 Mbit/s it goes on for 6 s after the last fault.
         download(
-            48,
+            24,
             routers=(
                 Router("home", nat=NAMES["port-restricted"]),
                 Router("carrier", nat=NAMES["cgnat"]),

@@ -32,10 +32,10 @@ from tools.netlab.spec.workload import PublishProgram
 pytestmark = pytest.mark.root
 
 PROGRAMS = str(Path(__file__).with_name("path_programs.py"))
-HALF_WAY = LinkSpec(delay_s=0.0125, rate_bps=60e6)
+HALF_WAY = LinkSpec(delay_s=0.0125, rate_bps=30e6)
 LINE = Link(HALF_WAY, HALF_WAY)
 """Two of these in a row, there and back: 50 ms."""
-LARGE_MIB, SIZE_MIB = 64, 24
+LARGE_MIB, SIZE_MIB = 32, 12
 AT_A_TIME = 3
 ENOUGH_S = 120
 """For whatever is waited for, on a machine that has much else to do."""
@@ -189,7 +189,7 @@ async def a_relay_is_killed_under_a_fetch() -> None:
     async with stage("symmetric-random", "relay-1", "relay-2") as on:
         get = await on.fetch(await on.publish(LARGE_MIB))
         first = await on.path(get)
-        await got(get, 8)
+        await got(get, 4)
         victim = on.relay_of(first)
         killed = on.lab.now()
         await on.relays[victim].stop(grace_s=0)
@@ -209,7 +209,7 @@ async def from_relayed_to_direct_and_back_in_one_fetch() -> None:
         direct = await on.path(get, after=relayed)
         assert direct["path"].startswith("direct-")
         assert direct["previous"] == "relayed"
-        await got(get, 8)
+        await got(get, 4)
         cut = on.lab.now()
         await on.lab.partition([["home-a"], ["home-b"]])
         again = await on.path(get, after=direct, path="relayed")
@@ -224,7 +224,7 @@ async def from_relayed_to_direct_and_back_in_one_fetch() -> None:
 async def both_routers_reboot_under_a_fetch() -> None:
     async with stage("port-restricted", "relay") as on:
         get = await on.fetch(await on.publish())
-        await got(get, 8)
+        await got(get, 4)
         cut = on.lab.now()
         for router in ("home-a", "home-b"):
             await on.lab.reboot_nat(router)
@@ -243,7 +243,7 @@ async def clocks_jump_under_a_fetch() -> None:
         await on.start_relay("relay")
         ticket = await on.publish()
         get = await on.fetch(ticket)
-        for mib, offset_s in ((2, 86_400), (8, -86_400), (16, 3_600)):
+        for mib, offset_s in ((1, 86_400), (4, -86_400), (8, 3_600)):
             await got(get, mib)
             skew.set_offset(clock, offset_s)
         await on.finish(get)
