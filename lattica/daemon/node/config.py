@@ -61,7 +61,8 @@ class MemberConfig:
             require(fits, "page", "HOST:PORT, such as 127.0.0.1:4080", self.page)
             needs = not is_loopback(self.page_at[0])
             ok = not needs or self.page_token is not None
-            require(ok, "page_token", "set, for the page is not on loopback", None)
+            fit = "an address on loopback, or node.page_token as well (of `openssl rand -hex 16`)"
+            require(ok, "page", fit, self.page)
         long_enough = self.page_token is None or len(self.page_token) >= MIN_TOKEN
         require(long_enough, "page_token", f"{MIN_TOKEN} bytes or more", "fewer")
         require_texts("documents", self.documents)

@@ -140,6 +140,7 @@ NO_VARIABLE = '[metrics]\ntoken = "env:NO_SUCH"'
         (PAGE_TOO, "node.page: port 4080 is one of swarm.listen", 3),
         (PAGE_AND_METRICS, "node.page: port 4080 is one of metrics.listen", 4),
         ('node.page = "127.0.0.1:99999"', "node.page: expected HOST:PORT", 1),
+        ('node.page = "0.0.0.0:4080"', "node.page: expected an address on loopback", 1),
         ('node.page = "127.0.0.1"', "node.page: expected HOST:PORT", 1),
         (NO_VARIABLE, "metrics.token: cannot read env:NO_SUCH", 2),
         ('[nat.relay]\ntokens = ["lrt1-x"]', "nat.relay.tokens: the token of a relay", 2),
