@@ -8,7 +8,6 @@ from string import hexdigits
 from typing import Final, TypeAlias
 
 from lattica.crdt.access.keyring import NoReadKeyError
-from lattica.crdt.base.canonical import encode
 from lattica.crdt.compaction.dead import Sweep
 from lattica.crdt.document.governance.rights import DocumentRights
 from lattica.crdt.document.governance.writer import Writer
@@ -24,12 +23,14 @@ from lattica.crdt.entries.erasure import (
 )
 from lattica.crdt.entries.header import ID_BYTES, MAX_DEPS, Entry, Kind
 from lattica.crdt.types.payloads import (
+    KINDS,
     ClaimWrite,
     CounterWrite,
     RegisterWrite,
     SetWrite,
     Write,
     decode_write,
+    start_of,
 )
 from lattica.nat.base.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
 
@@ -104,7 +105,7 @@ class Erasing:
 
     def _batches(self, targets: Sequence[Entry], writes: Mapping[bytes, Write]) -> list[_Batch]:
         """What is to be written to erase these."""
-        before, replica = self._before(targets), self._writer.replica
+        before, replica = self._before(targets, writes), self._writer.replica
         batches, room = [_Batch()], replica.genesis.limits.entry_bytes
         feed = replica.log.feeds.get(replica.writing_author())
         own = set(feed.ids) if feed is not None else set()
@@ -190,10 +191,11 @@ class Erasing:
 
     # What is needed.
 
-    def _check_not_standing(self, targets: Iterable[Entry], writes: dict[bytes, Write]) -> None:
+    def _check_not_standing(self, targets: Sequence[Entry], writes: Mapping[bytes, Write]) -> None:
         """Raises LocalProtocolError for what the state needs."""
-        standing = self._resolved.state.standing()
-        needed: dict[bytes, set[bytes]] = {}
+        standing, needed = self._resolved.state.standing(), set[bytes]()
+        for author in {each.header.author for each in targets}:
+            needed.update(self._needed_of(author, writes.values()))
         for each in targets:
             write = writes.get(each.id)
             if each.id in standing and isinstance(write, RegisterWrite):
@@ -206,61 +208,67 @@ class Erasing:
                     f"entry {_short(each)} says whether {write.element!r:.100} is in the set "
                     f"{write.name!r}: put it in or take it out again first"
                 )
-            author = each.header.author
-            if isinstance(write, CounterWrite | ClaimWrite) and author not in needed:
-                needed[author] = set(self._needed_of(author))
-            if each.id not in needed.get(author, ()):
-                continue
-            if isinstance(write, CounterWrite):
+            if each.id in needed and isinstance(write, CounterWrite):
                 raise LocalProtocolError(
                     f"entry {_short(each)} is what its session has added to the counter "
                     f"{write.name!r}: the same session adds to it again first"
                 )
-            if isinstance(write, ClaimWrite):
+            if each.id in needed and isinstance(write, ClaimWrite):
                 raise LocalProtocolError(
                     f"entry {_short(each)} is of the latest claim of its session to "
                     f"{write.item!r:.100} in {write.name!r}: the same session claims it again "
                     "first, after the end of that"
                 )
 
-    def _needed_of(self, author: bytes) -> Iterator[bytes]:
-        """The IDs of an author's entries of counters and claims that the state needs."""
+    def _needed_of(self, author: bytes, writes: Iterable[Write]) -> Iterator[bytes]:
+        """The IDs of an author's entries that the state needs of the counters and claims that are
+        written to.
+        """
+        added = [each for each in writes if isinstance(each, CounterWrite | ClaimWrite)]
         replica = self._writer.replica
         sweep = Sweep(_EVER, (), replica.log.knows, {author: 0}, lambda: replica.erasures)
         taken: dict[int, bytes] = {}
-        for entry in self._effective(author, (Kind.COUNTER, Kind.CLAIM)):
+        for entry, _ in self._beside(author, added):
             sweep.take(entry)
             taken[entry.header.seq] = entry.id
         gone = {seq for _, seq in sweep.dead}
         yield from (entry_id for seq, entry_id in taken.items() if seq not in gone)
 
-    def _effective(self, author: bytes, kinds: Sequence[Kind]) -> Iterator[Entry]:
-        """An author's entries of some kinds that take an effect, opened."""
+    def _beside(self, author: bytes, writes: Sequence[Write]) -> Iterator[tuple[Entry, Write]]:
+        """An author's entries that take an effect where others of some writes do, opened."""
         replica = self._writer.replica
-        for entry in replica.database.entries(author, 0, replica.log.length(author)):
-            if entry.header.kind not in kinds or entry.payload is None:
-                continue
+        places = {_place(each) for each in writes}
+        starts = {start for _, start in places}
+        lengths = {len(each) for each in starts}
+        is_sealed = replica.genesis.is_sealed
+        found = replica.database.saying(
+            author, lambda said: is_sealed or any(said[:length] in starts for length in lengths)
+        )
+        for entry in found if places else ():
             write = self._read(entry)
             if (
                 write is not None
+                and _place(write) in places
                 and replica.genesis.allows(entry.header.kind)
                 and replica.has_effect(entry, write.name)
             ):
-                yield self._opened(entry)
+                yield self._opened(entry), write
 
     # What stays of them.
 
-    def _before(self, targets: Sequence[Entry]) -> dict[bytes, set[bytes]]:
+    def _before(
+        self, targets: Sequence[Entry], writes: Mapping[bytes, Write]
+    ) -> dict[bytes, set[bytes]]:
         """By each of these, what the same session had written at its place before: it would stand
         there again.
         """
-        wanted = {each.id for each in targets}
+        placed = [each for each in writes.values() if isinstance(each, RegisterWrite | SetWrite)]
         found: dict[bytes, set[bytes]] = {}
         for author in {each.header.author for each in targets}:
-            latest: dict[tuple[int, str, bytes], bytes] = {}
-            for entry in self._effective(author, (Kind.REGISTER, Kind.SET)):
-                place = entry.header.kind, *_place(self._read(entry))
-                if entry.id in wanted and place in latest:
+            latest: dict[tuple[Kind, bytes], bytes] = {}
+            for entry, write in self._beside(author, placed):
+                place = _place(write)
+                if entry.id in writes and place in latest:
                     found[entry.id] = {latest[place]}
                 latest[place] = entry.id
         return found
@@ -281,11 +289,9 @@ class Erasing:
         return {*list({*above} - own)[:MAX_DEPS]}
 
 
-def _place(write: Write | None) -> tuple[str, bytes]:
-    """Where a write to a register or set stands."""
-    if isinstance(write, SetWrite):
-        return write.name, encode(write.element)
-    return (write.name if write is not None else "", b"")
+def _place(write: Write) -> tuple[Kind, bytes]:
+    """Where a write stands, for its session."""
+    return KINDS[type(write)], start_of(write)
 
 
 def _id_of(named: LogEntry | bytes) -> bytes:

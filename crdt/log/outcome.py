@@ -40,6 +40,8 @@ class Outcome:
     """Erasures that were not known before."""
     erased: list[Entry] = field(default_factory=list)
     """Entries that are kept, and whose payloads go."""
+    erased_here: list[Entry] = field(default_factory=list)
+    """Entries whose payloads have gone by what is written here, which leaves the state as it is."""
     restored: list[Entry] = field(default_factory=list)
     """Entries that were kept without their payloads, and whose erasure does not act any more; these
     have them."""

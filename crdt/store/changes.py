@@ -39,7 +39,9 @@ class OwnersChange:
 
 @dataclass(frozen=True, slots=True)
 class ErasedChange:
-    """Payloads of entries were erased: see :meth:`~lattica.crdt.document.Document.entries`."""
+    """Payloads of entries were erased, or have come back where that does not count any more: see
+    :meth:`~lattica.crdt.document.Document.entries`.
+    """
 
 
 DocumentChange: TypeAlias = Change | Rebuilt | PresenceChange | OwnersChange | ErasedChange

@@ -202,7 +202,7 @@ class SharedDocument(Document):
             self._are_rights_new.set()
         if outcome.has_other_owners:
             self._tell_owners()
-        if outcome.erasures:
+        if outcome.erased or outcome.erased_here or outcome.restored:
             for stream in self._streams:
                 stream.tell_erased()
 

@@ -4,7 +4,7 @@ yet replaced by one that knew them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from lattica.crdt.base.canonical import Plain
@@ -69,6 +69,6 @@ class Cell:
         return sorted(self._latest.values(), key=lambda each: (each.hlc, each.author), reverse=True)
 
     @property
-    def standing(self) -> Iterable[bytes]:
+    def standing(self) -> Collection[bytes]:
         """The IDs of what stands here."""
         return self._authors.keys()

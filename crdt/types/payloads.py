@@ -129,6 +129,19 @@ KINDS: Final = {
 """Which kind of entry a write is the payload of."""
 
 
+def start_of(write: Write) -> bytes:
+    """How the payloads of all writes at its place begin: for sets and claims, of its item."""
+    match write:
+        case RegisterWrite() | CounterWrite():
+            return b"\x93" + encode(write.name)
+        case SetWrite():
+            return b"\x94" + encode(write.name) + encode(write.element)
+        case ClaimWrite():
+            return b"\x93" + encode(write.name) + encode(write.item)
+        case TextWrite() | ListWrite():
+            return b"\x92" + encode(write.name)
+
+
 def decode_write(kind: int, payload: bytes) -> Write | None:
     """What an entry says; None for kinds that are not of a type here.
 

@@ -321,13 +321,15 @@ class State:
         Raises LocalProtocolError if there are texts or lists, and pycrdt is not installed.
         """
         for name, cell in self._registers.items():
-            yield register_key(name), _standing(cell)
+            if cell.standing:  # else something that is erased has replaced all
+                yield register_key(name), _standing(cell)
         for name, totals in self._counters.items():
             for author, pair in totals.items():
                 yield counter_key(name, author), encode(pair)
         for name, elements in self._sets.items():
             for element, cell in elements.items():
-                yield set_key(name, element), _standing(cell)
+                if cell.standing:
+                    yield set_key(name, element), _standing(cell)
         for name, claims in self._claims.items():
             for item, runs in claims.items():
                 for author, run in runs.items():

@@ -66,6 +66,8 @@ class DocumentDatabase:
         self.path = path
         self._genesis = genesis
         self._numbers: dict[bytes, int] = {}
+        self._has_to_wipe = False
+        """Whether the journal still has what was erased."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -309,6 +311,19 @@ class DocumentDatabase:
         for row in wanted:
             yield from self._select("WHERE author = ? AND seq = ? AND id = ?", row)
 
+    def saying(self, author: bytes, is_wanted: Callable[[bytes], bool]) -> Iterator[Entry]:
+        """Admitted entries of an author with payloads that are wanted, in order."""
+        number = self._numbers.get(author, -1)
+        with self._errors():
+            rows = self._db.execute(
+                "SELECT author, seq, id, payload FROM entry "
+                "WHERE author = ? AND is_admitted AND payload IS NOT NULL ORDER BY seq",
+                (number,),
+            )
+            wanted = [row[:3] for row in rows if is_wanted(row[3])]
+        for row in wanted:
+            yield from self._select("WHERE author = ? AND seq = ? AND id = ?", row)
+
     def certificate(self, author: bytes) -> bytes:
         """That of a session whose first entry is here, be it withdrawn."""
         number = self._numbers.get(author, -1)
@@ -355,8 +370,6 @@ class DocumentDatabase:
             self.insert(entries, number, is_admitted=True)
             self.keep_erasures(erasures)
             self._erase(erased)
-        if erased:
-            self._wipe()
 
     def keep(
         self,
@@ -409,14 +422,11 @@ class DocumentDatabase:
                     for each in restored
                 ],
             )
-        if erased:
-            self._wipe()
 
     def erase(self, erased: Sequence[Entry]) -> None:
         """Have the payloads of entries go. Raises StoreError."""
         with self.transaction("NORMAL"):
             self._erase(erased)
-        self._wipe()
 
     def keep_erasures(self, erasures: Iterable[Shown]) -> None:
         """Note erasures that have become known; in a transaction."""
@@ -434,25 +444,25 @@ class DocumentDatabase:
             ],
         )
 
-    def _erase(self, erased: Iterable[Entry]) -> None:
+    def _erase(self, erased: Sequence[Entry]) -> None:
+        self._has_to_wipe |= bool(erased)
         self._db.executemany(
             "UPDATE entry SET payload = NULL WHERE author = ? AND seq = ? AND id = ?",
             [(self.number(each.header.author), each.header.seq, each.id) for each in erased],
         )
 
-    def _wipe(self) -> None:
-        """Have the journal begin anew: what was erased is still in it. What was written is safe,
-        whatever comes of this; the next opening does it again.
+    def wipe(self) -> None:
+        """Have the journal begin anew, if what was erased is still in it. That cannot be while
+        somebody goes through entries, or the disk is full; then it is asked for again. What was
+        written is safe, whatever comes of this.
         """
+        if not self._has_to_wipe:
+            return
         try:
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._has_to_wipe = False
         except sqlite3.Error as error:
-            logger.warning(
-                "what was erased stays in the file's journal until that is opened again "
-                "file=%s: %s",
-                self.path,
-                error,
-            )
+            logger.debug("what was erased is still in the journal file=%s: %s", self.path, error)
 
     def prune(self, dead: Mapping[bytes, Sequence[int]]) -> None:
         """Keep only IDs and remnants of these entries, ascending by author; on disk when it
@@ -573,6 +583,7 @@ class DocumentDatabase:
             try:
                 yield
                 self._db.execute("COMMIT")
+                self.wipe()
             except BaseException:
                 # Numbers that were given out in it are not taken.
                 self._numbers.clear()

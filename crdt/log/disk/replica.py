@@ -254,6 +254,7 @@ class Replica:
         erased = [entry for each in erasures for entry in self.log.erased_by(each)]
         self._database.keep_own(entries, identity, erasures, erased)
         outcome = self.log.commit(entries, identity, now_ms)
+        outcome.erased_here += erased
         if len(outcome.admitted) > len(entries) or outcome.withdrawn or outcome.has_other_owners:
             return self._kept(outcome)
         self._learn_keys(outcome)
@@ -350,6 +351,7 @@ class Replica:
 
     def advance(self, now_ms: int) -> Outcome:
         """Admit what was early; see :meth:`Log.advance`. Raises what :meth:`receive` does."""
+        self._database.wipe()
         behind = self.log.behind(now_ms)
         if behind and not self._is_told_of_clock:
             logger.warning(

@@ -17,6 +17,7 @@ from lattica.crdt.entries.erasure import MAX_SHOWN, MAX_TARGETS, Erasure, Target
 from lattica.crdt.entries.genesis import Genesis, Mode
 from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.entries.writing import sign_entry
+from lattica.crdt.keys.session import SessionKey
 from lattica.crdt.types.payloads import RegisterWrite
 from lattica.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
@@ -96,6 +97,52 @@ def test_what_was_replaced_by_what_is_erased_does_not_come_back(make: Make):
     path = bert._replica.database.path
     checked(anna, bert, carl, fresh)
     assert make(BERT, path=path).root in roots
+
+
+def test_other_writes_of_the_same_name_are_other_places(make: Make):
+    """One session's own writes that none of its later ones names as replaced."""
+    anna, bert = make(ANNA), make(BERT)
+    anna.write(RegisterWrite("a", 1))
+    anna.counter("a").add(1)
+    anna.write(RegisterWrite("a", 2))
+    exchange(bert, anna)
+    bert.registers["a"] = 3
+    exchange(bert, anna)
+    root, last = anna.root, written(anna, "a", ANNA)[-1]
+    assert anna.erase(last) == 1
+    fresh = make(CARL)
+    exchange_all(anna, bert, fresh)
+    assert {each.root for each in (anna, bert, fresh)} == {root}
+    assert len(fresh.registers.conflicts("a")) == 1
+
+
+def test_nothing_is_left_in_the_journal_while_entries_are_gone_through(make: Make, tmp_path: Path):
+    anna = make(ANNA)
+    for value in (SECRET, "public"):
+        anna.registers["a"] = value
+    entries = anna.entries()
+    next(entries)
+    anna.erase(written(anna, "a")[0])
+    assert files_with(tmp_path, SECRET)
+    entries.close()  # type: ignore[attr-defined]
+    anna.advance()
+    assert not files_with(tmp_path, SECRET)
+
+
+def test_what_is_replaced_by_an_erasure_alone_leaves_no_place(make: Make):
+    """The state is the same, whether what is not there was erased or replaced."""
+    eraser = Eraser(b"a")
+    chain = eraser.chain(2)
+    (first, last), nowhere = chain, (eraser.author, 7, bytes(32))
+    replacing = eraser.erasing(last, nowhere, replaced=(last.id,))
+    erasing = eraser.erasing(replacing, target_of(last.header))
+    one, other = make(ANNA), make(BERT)
+    take(one, first, last, replacing)
+    take(other, first, last, replacing, erasing)
+    assert "key" not in one.registers
+    assert one.root == other.root
+    take(one, erasing)
+    assert one.root == other.root
 
 
 def test_counters_and_claims_lose_what_was_topped(make: Make):
@@ -283,6 +330,29 @@ def test_where_the_eraser_contradicts_himself_payloads_come_back(make: Make):
     assert {each.root for each in (early, fresh)} == {late.root}
     assert not any(each.is_erased for each in early.entries())
     checked(early, late, fresh)
+
+
+def test_what_a_fork_has_withdrawn_is_erased_from_the_file_too(make: Make, tmp_path: Path):
+    eraser, again = Eraser(b"a"), Eraser(b"a")
+    again.session = SessionKey(bytes(32))
+    chain = eraser.chain(2, SECRET)
+    other = eraser.next(chain[0], chain[1].header.hlc + 1, "other")
+    document = make(ANNA)
+    take(document, *chain)
+    take(document, other)
+    assert "key" not in document.registers
+    assert files_with(tmp_path, SECRET)
+    first = again.next(None, (START + 9) << 16)
+    take(document, first, again.erasing(first, target_of(chain[1].header)))
+    assert not files_with(tmp_path, SECRET)
+    path = document._replica.database.path
+    document.close()
+    report = check_document(path)
+    assert (report.problems, report.withdrawn, report.erased) == ([], 1, 1)
+    document, fresh = make(ANNA, path=path), make(BERT)
+    fresh.receive_snapshot(document.snapshot(), [ANNA.public_key.data])
+    assert fresh.root == document.root
+    checked(document, fresh)
 
 
 @pytest.mark.parametrize(
