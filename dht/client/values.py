@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+from weakref import WeakValueDictionary
+
+import trio
 
 from lattica.dht.client.peers import Peers
 from lattica.dht.client.reading import Reader
@@ -68,11 +71,18 @@ class Values:
         self._kept = kept
         self._start = start
         self._clock = clock
+        self._puts: WeakValueDictionary[tuple[bytes, bytes], trio.Lock] = WeakValueDictionary()
+        """Who puts something there now, and who waits for it."""
 
     async def put(self, wire: bytes, subkey: bytes, data: bytes, ttl: float) -> Stored:
         """Store a value for `ttl` seconds, with a higher number than any before. Nothing is kept
-        or sent where nobody answers.
+        or sent where nobody answers. What is put in the same place at the same time is put one
+        after the other, the last one last.
         """
+        async with self._puts.setdefault((wire, subkey), trio.Lock()):
+            return await self._put(wire, subkey, data, ttl)
+
+    async def _put(self, wire: bytes, subkey: bytes, data: bytes, ttl: float) -> Stored:
         now = self._clock()
         known = await self._reader.values(wire, owner=self._identity.peer_id)
         lookup = _of(known.lookup)

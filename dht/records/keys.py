@@ -11,6 +11,8 @@ import binascii
 import hashlib
 from typing import TypeAlias
 
+import base58
+
 from lattica.nat.base.errors import AddressError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.peer_id import PeerId, decode_peer_id
 
@@ -100,8 +102,9 @@ def content_key(data: bytes) -> bytes:
 
 
 def provider_key(key: KeyLike) -> bytes:
-    """The wire's key of providers: the multihash of a CID (given in its binary form, or as text),
-    and for everything else that of the key itself, so that other implementations take it.
+    """The wire's key of providers: the multihash of a CID (given in its binary form, or as text:
+    `b…`, `z…`, and `Qm…` of version 0), and for everything else that of the key itself, so that
+    other implementations take it.
     """
     raw = key_bytes(key)
     multihash = _multihash_of_text(key) if isinstance(key, str) else _multihash(raw)
@@ -109,13 +112,18 @@ def provider_key(key: KeyLike) -> bytes:
 
 
 def _multihash_of_text(text: str) -> bytes | None:
-    if not text.startswith("b") or not 50 < len(text) < 120:
+    if not 45 < len(text) < 120:
         return None
     try:
-        raw = base64.b32decode(text[1:].upper() + "=" * (-(len(text) - 1) % 8))
+        if text.startswith("Qm"):
+            return _multihash(base58.b58decode(text))
+        if text.startswith("z"):
+            return _multihash(base58.b58decode(text[1:]))
+        if text.startswith("b"):
+            return _multihash(base64.b32decode(text[1:].upper() + "=" * (-(len(text) - 1) % 8)))
     except (binascii.Error, ValueError):
-        return None
-    return _multihash(raw)
+        pass
+    return None
 
 
 def _multihash(raw: bytes) -> bytes | None:

@@ -20,6 +20,9 @@ MAX_MEMBERS = 20_000
 """Members that are known; of more, newcomers are not."""
 MAX_LEFT = 1024
 """Members that have left, whose older messages are told from new ones."""
+LATE = 120.0
+"""Seconds for which they are told from new ones; none is passed on for longer. A member that begins
+anew after its clock was set back has lower numbers than before."""
 SHORTEST = 10.0
 """Seconds between two signs of life of a member, at least."""
 PER_MEMBER = 0.1
@@ -83,7 +86,8 @@ class MembershipCore:
     def __init__(self, rng: random.Random, now: float) -> None:
         self._rng = rng
         self._members: dict[PeerId, _Member] = {}
-        self._left: dict[PeerId, int] = {}
+        self._left: dict[PeerId, tuple[int, float]] = {}
+        """The number of the last word of each that has left, and until when it counts."""
         self._silence: list[tuple[float, int, PeerId]] = []
         self._count = 0
         self._said_at = now
@@ -110,11 +114,10 @@ class MembershipCore:
     ) -> MemberEvent | None:
         """A member has given a sign of life, or (None) leaves. Messages may come in any order."""
         member = self._members.get(peer_id)
-        last = self._left.get(peer_id, -1) if member is None else member.seqno
-        if seqno <= last:
+        if seqno <= (self._last_word(peer_id, now) if member is None else member.seqno):
             return None
         if data is None:
-            self._remember_left(peer_id, seqno)
+            self._remember_left(peer_id, seqno, now)
             if member is None:
                 return None
             del self._members[peer_id]
@@ -138,9 +141,13 @@ class MembershipCore:
             spread = _WELCOME_FIRST + _WELCOME_PER_MEMBER * len(self._members)
             self.due = min(self.due, now + self._rng.uniform(0.0, spread))
 
-    def _remember_left(self, peer_id: PeerId, seqno: int) -> None:
+    def _last_word(self, peer_id: PeerId, now: float) -> int:
+        seqno, until = self._left.get(peer_id, (-1, now))
+        return seqno if now < until else -1
+
+    def _remember_left(self, peer_id: PeerId, seqno: int, now: float) -> None:
         self._left.pop(peer_id, None)
-        self._left[peer_id] = seqno
+        self._left[peer_id] = seqno, now + LATE
         if len(self._left) > MAX_LEFT:
             del self._left[next(iter(self._left))]
 
@@ -165,6 +172,6 @@ class MembershipCore:
                 heapq.heappush(self._silence, (until, number, peer_id))
                 continue
             del self._members[peer_id]
-            self._remember_left(peer_id, member.seqno)
+            self._remember_left(peer_id, member.seqno, now)
             gone.append(MemberLeft(peer_id, silent=True))
         return gone

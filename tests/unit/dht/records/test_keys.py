@@ -1,7 +1,8 @@
-"""Keys as people are shown them."""
+"""Keys as people write them and are shown them."""
 
 from __future__ import annotations
 
+import base58
 import pytest
 
 from lattica.content.manifest.cid import Cid
@@ -25,3 +26,18 @@ def test_a_key_is_shown_as_text_that_people_can_copy(key, shown):
     assert key_text(key) == shown
     assert key_text(key).isprintable()
     assert len(key_text(key)) <= 80
+
+
+def test_content_has_one_key_however_its_id_is_written():
+    """Kubo and js write `Qm…` where the content has an id of version 0."""
+    key = provider_key(str(CID))
+    assert key == b"\x12\x20" + CID.digest
+    for form in (
+        bytes(CID),
+        key,
+        base58.b58encode(key).decode(),
+        "z" + base58.b58encode(bytes(CID)).decode(),
+    ):
+        assert provider_key(form) == key
+    for name in ("Qm" + "0" * 44, "z" + "0" * 48, "b" + "1" * 58):
+        assert provider_key(name) == provider_key(name.encode())

@@ -9,6 +9,7 @@ import trio
 
 from lattica.dht.topics.membership.core import (
     HERE,
+    LATE,
     LEAVING,
     MAX_DATA,
     MAX_LEFT,
@@ -52,6 +53,18 @@ def test_what_comes_late_is_no_news():
     for number in range(2 * MAX_LEFT):
         core.heard(some_id(number), 1, None, 4.0)
     assert len(core._left) == MAX_LEFT
+
+
+def test_who_comes_back_with_its_clock_set_back_is_a_member_again():
+    """Numbers are those of its clock. It was none until that was where it had been."""
+    core = MembershipCore(random.Random(1), 0.0)
+    core.heard(ONE, 1000, b"", 0.0)
+    core.heard(ONE, 1001, None, 1.0)
+    core.heard(TWO, 1000, b"", 0.0)
+    assert core.expire(50.0) == [MemberLeft(TWO, silent=True)]
+    for peer_id in (ONE, TWO):
+        assert core.heard(peer_id, 7, b"", LATE) is None
+        assert core.heard(peer_id, 8, b"", 51.0 + LATE) == MemberJoined(peer_id)
 
 
 def test_whoever_is_silent_for_long_is_gone():
