@@ -236,6 +236,9 @@ class ServerCore:
                 if fields[1] in self.running:
                     events.append(Cancel(fields[1]))
             elif kind == Kind.ACK:
+                # There are no more of them than answers: they are read however many have come.
+                if fields[1] == self._acked:
+                    raise RemoteProtocolError("RPC: an acknowledgement of nothing new")
                 self._on_ack(fields[1])
             else:
                 raise RemoteProtocolError("RPC: a second hello on a stream")

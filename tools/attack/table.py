@@ -41,6 +41,7 @@ ATTACKS: dict[str, str] = {
     "topic-grafts": "topics:GRAFTS",
     "topic-ihaves": "topics:IHAVES",
     "topic-subscriptions": "topics:SUBSCRIPTIONS",
+    "topic-empties": "topics:EMPTIES",
     "topic-toggles": "topics:TOGGLES",
     "topic-exchanges": "topics:EXCHANGES",
     "topic-forgeries": "topics:FORGERIES",

@@ -65,6 +65,8 @@ _PENDING = 1024
 """Messages that are with validators, of all topics."""
 _LOST = 1024
 """Peers whose connection was lost, of which it is remembered when."""
+_UNWANTED = 0.25
+"""Frames that carry nothing, as which a message of a topic counts that nobody here listens to."""
 _REFUSED = 8.0
 """What a message that is refused has cost, in frames that carry nothing."""
 _MALFORMED = 5.0
@@ -335,7 +337,8 @@ class Router:
         arrived: dict[str, list[bytes]] = {}
         for raw in messages:
             topic = self._subscribed.get(raw.topic)
-            if topic is None:
+            if topic is None:  # as one that was left just now
+                peer.nuisance += _UNWANTED
                 continue
             try:
                 claimed = read_message(raw, peer.peer_id, self._authors)
@@ -485,10 +488,10 @@ class Router:
 
 def _cost(rpc: Rpc) -> float:
     """What reading an RPC has cost beside its messages, in frames that carry nothing."""
-    cost = len(rpc.subscriptions) / 8
+    cost = len(rpc.subscriptions) / 8 + (0 if rpc.publish else 1)
     control = rpc.control
     if control is not None:
         ids = sum(len(ihave.ids) for ihave in control.ihave)
         ids += len(control.iwant) + len(control.idontwant)
-        cost += 1 + ids / 32 + len(control.ihave) / 8 + len(control.graft) / 8 + len(control.prune)
+        cost += ids / 32 + len(control.ihave) / 8 + len(control.graft) / 8 + len(control.prune)
     return cost

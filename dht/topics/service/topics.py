@@ -71,6 +71,8 @@ _CONNECTING = 8
 _CONNECT_TIMEOUT = 30.0
 _CHARGED = 64.0
 """Cost of what a peer says, in frames that carry nothing, from which on it is counted."""
+_PIECE = 4096
+"""Bytes that are read at a time: RPCs may have no more than a byte, and each takes its time."""
 _LONG = 4096
 """Bytes of an RPC that is not read before others have had their turn, unless it is one message."""
 _SEEK_FIRST, _SEEK_LIMIT = 2.0, 300.0
@@ -525,7 +527,7 @@ class Topics:
         link.nudge()
         decoder = LengthPrefixed(MAX_RPC)
         try:
-            while data := await stream.receive_view():
+            while data := await stream.receive_some(_PIECE):
                 for rpc in decoder.feed(data):
                     if len(rpc) > _LONG and not is_lone_message(rpc):
                         # It may list thousands of things, and so may those on other streams.

@@ -41,10 +41,10 @@ _KEY_LASTS = 1.0
 
 def _rpcs(make: Callable[[], bytes], opening: bytes) -> bytes:
     """RPCs for one stream, the first of which subscribes."""
-    body = encode_length_prefixed(encode_subscriptions([(TOPIC, True)])) + opening
+    body = bytearray(encode_length_prefixed(encode_subscriptions([(TOPIC, True)])) + opening)
     while len(body) < _STREAM:
         body += encode_length_prefixed(make())
-    return body[: 250 * 1024]
+    return bytes(body[: 250 * 1024])
 
 
 async def _flood(victim: Victim, make: Callable[[Identity], bytes], messages: int) -> None:
@@ -102,6 +102,12 @@ def _subscriptions(identity: Identity) -> bytes:
     return encode_subscriptions([(secrets.token_hex(8), True) for _ in range(2000)])
 
 
+def _empties(identity: Identity) -> bytes:
+    """Nothing at all, in a byte for each RPC."""
+    del identity
+    return b""
+
+
 def _toggles(identity: Identity) -> bytes:
     del identity
     return _toggled()
@@ -137,6 +143,7 @@ def _attack(
 GRAFTS = _attack("topic-grafts", "grafts itself 3,000 times in an RPC", _grafts)
 IHAVES = _attack("topic-ihaves", "tells of messages that there are not", _ihaves)
 SUBSCRIPTIONS = _attack("topic-subscriptions", "subscribes to topics without end", _subscriptions)
+EMPTIES = _attack("topic-empties", "RPCs without a byte", _empties)
 TOGGLES = _attack(
     "topic-toggles", "subscribes to a topic and leaves it 2,048 times in an RPC", _toggles, 100
 )

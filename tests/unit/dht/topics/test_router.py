@@ -614,3 +614,17 @@ def test_what_carries_nothing_is_counted_and_messages_are_not():
     before = peer.nuisance
     net.send(other.peer_id, one, signed(other.identity, b"x", 1000))
     assert peer.nuisance == before + 1
+
+
+def test_what_says_nothing_or_is_for_nobody_counts_too():
+    net = RouterNet()
+    one, other = line(net, 2)
+    peer = one.router.peers[other.peer_id]
+    peer.nuisance = 0.0
+    for _ in range(100):
+        net.send(other.peer_id, one, b"")
+    assert peer.nuisance == 100
+    elsewhere = pb.RPC(publish=[pb.Message(topic=b"elsewhere")]).SerializeToString()
+    for _ in range(100):
+        net.send(other.peer_id, one, elsewhere)
+    assert peer.nuisance == 125

@@ -92,6 +92,7 @@ BAD_CALLERS: dict[str, tuple[str, bytes]] = {
         HELLO + encode_request(5, SHOUT, b"\x91\xa1a") + encode_request(5, SHOUT, b"\x91\xa1a"),
     ),
     "ack": (CONTROL, HELLO + encode_numbered(Kind.ACK, 100)),
+    "ack of nothing": (CONTROL, HELLO + encode_numbered(Kind.ACK, 0)),
     "bomb": (CONTROL, HELLO + encode_length_prefixed(b"\xdd\x00\x00\xff\xff" * 5000)),
     "data rubbish": (DATA, b"\xff" * 20),
     "data kind": (DATA, encode_prefix(MessageKind.RESULT, 1, ()) + b"\xc0"),

@@ -259,9 +259,12 @@ async def test_answers_that_are_not_acknowledged() -> None:
             assert session.core.bytes_kept <= limit
         assert await pair.stub.shout("b") == "B"
         # It goes on as soon as they are, though requests lie before that.
+        said = 0
         with trio.fail_after(60):
             while got < len(calls):
-                await stream.send_all(encode_numbered(Kind.ACK, got))
+                if got > said:
+                    await stream.send_all(encode_numbered(Kind.ACK, got))
+                    said = got
                 got += len(reader.feed(await stream.receive_some()))
         assert session.core.bytes_kept <= limit
 
