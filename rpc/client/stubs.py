@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 from lattica.nat.base.errors import LocalProtocolError
+from lattica.nat.base.in_process import InProcess
 from lattica.rpc.client.begun import BegunCall, Done
 from lattica.rpc.client.client import CalledMethod, Client, Providers
 from lattica.rpc.client.options import CallOptions
@@ -18,8 +19,10 @@ S = TypeVar("S")
 Target = Peer | Providers
 
 
-class AnyStub(ABC):
+class AnyStub(InProcess, ABC):
     """What :func:`with_options` takes: stubs of the node, and those of its facades."""
+
+    instead: ClassVar[str] = "it calls by a node of this one; make one in each, of a node there"
 
     @abstractmethod
     def _with(self, changes: dict[str, Any]) -> AnyStub:

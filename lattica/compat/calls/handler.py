@@ -10,6 +10,8 @@ from lattica.compat.calls.arguments import pack, result_class, taken
 from lattica.compat.calls.decorators import CallKind, kinds_of
 from lattica.compat.calls.rpc_client import Sent
 from lattica.compat.wire.payloads import decode_result, encode_arguments
+from lattica.nat.base.in_process import InProcess
+from lattica.rpc.client.stubs import AnyStub
 
 if TYPE_CHECKING:
     from lattica.compat.calls.results import RpcFuture, StreamIterator
@@ -60,11 +62,13 @@ class ConnectionHandler:
         return ServiceStub(self.lattica_instance, str(peer_id), type(self))
 
 
-class ServiceStub:
+class ServiceStub(InProcess):
     """Calls methods of a service at a peer.
 
     What kind a method is says the class that it was made of; others are called as `rpc_method`.
     """
+
+    instead: ClassVar[str] = AnyStub.instead
 
     def __init__(self, lattica: CompatLattica, peer_id: str, service: type) -> None:
         self._lattica = lattica

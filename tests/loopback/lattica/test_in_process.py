@@ -10,14 +10,23 @@ import pickle
 import subprocess
 import sys
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
 
 import lattica
 import lattica.errors
-from lattica import AsyncLattica, Lattica, LatticaError, Node, NodeConfig
+from lattica import (
+    AsyncLattica,
+    ConnectionHandler,
+    Lattica,
+    LatticaError,
+    Node,
+    NodeConfig,
+    rpc_method,
+)
+from lattica.compat.calls.handler import ServiceStub
 from lattica.content import Cid, Publisher, Ticket
 from lattica.content.publish.catalog import make_publication
 from lattica.errors import (
@@ -59,6 +68,35 @@ def test_streams_and_keys_neither() -> None:
     with pytest.raises(TypeError, match="private key") as refusal:
         pickle.dumps(Identity.generate())
     assert "seed" in str(refusal.value)
+
+
+class Service:
+    async def add(self, by: int) -> None: ...
+
+
+class Handler(ConnectionHandler):
+    @rpc_method
+    def add(self, by: int) -> None: ...
+
+
+def test_stubs_neither() -> None:
+    """A program hands one to a worker process, or copies the configuration that it is in: a copy
+    had pieces of a node, and one of a stub without its class took every name for a method."""
+    peer = Identity.generate().peer_id
+
+    async def under_asyncio() -> list[Any]:
+        async with AsyncLattica(LOCAL) as node:
+            return [await node.rpc.stub(peer, each) for each in (Service, "Service")]
+
+    with Lattica(LOCAL) as node:
+        stubs: list[Any] = [node.rpc.stub(peer, each) for each in (Service, "Service")]
+    stubs += asyncio.run(under_asyncio())
+    stubs += [each._made for each in stubs]
+    stubs.append(ServiceStub(cast("Any", None), str(peer), Handler))
+    for stub in stubs:
+        for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
+            with pytest.raises(TypeError, match=rf"{type(stub).__name__} cannot be pickled"):
+                attempt(stub)
 
 
 def test_what_can_travel_does() -> None:
