@@ -87,7 +87,6 @@ DOCUMENT_ON_NEITHER = {
     "receive_fork": EXCHANGE,
     "advance": EXCHANGE,
     "replicator": EXCHANGE,
-    "entries": "a whole log, which is read in the trio thread as it is asked for",
     "comes_first": EXCHANGE,
     "may_read": EXCHANGE,
     "may_come_to_read": EXCHANGE,
