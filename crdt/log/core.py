@@ -243,6 +243,8 @@ class Log:
     def advance(self, now_ms: int) -> Outcome:
         """Admit what was early and is not any more."""
         outcome = Outcome()
+        # What waited may have made room for others'.
+        self._early = {each: ms for each, ms in self._early.items() if each in self._waiting}
         limit = now_ms + self.config.max_future * 1000
         due = [author for author, ms in self._early.items() if ms <= limit]
         self._drain(due, now_ms, outcome)

@@ -13,6 +13,9 @@ from lattica.crdt.log.outcome import Outcome
 
 _MAX_WANTED: Final = 65536
 """IDs of what tombstones depend on that are asked for at a time."""
+MAX_BLOCKED: Final = 4096
+"""Authors whose next entry lacks something; of further ones that is found out when they are heard
+again."""
 
 
 class Dependencies:
@@ -23,6 +26,8 @@ class Dependencies:
         """What is here, be it as a tombstone."""
         self._blocked: dict[bytes, set[bytes]] = {}
         """By the ID that is missing, whose entries wait for it."""
+        self._missing: dict[bytes, set[bytes]] = {}
+        """The same by author: of his next entry, whatever that was at other times."""
         self._wanted: set[bytes] = set()
         """IDs of what tombstones depend on, and that is not here."""
 
@@ -30,15 +35,33 @@ class Dependencies:
         """Whether all that an entry depends on is here, or among the IDs `before`; if not, its
         author waits for that.
         """
-        deps = entry.header.deps
-        missing = [dep for dep in deps if dep not in self.known and dep not in before]
-        for dep in missing:
-            self._blocked.setdefault(dep, set()).add(entry.header.author)
+        author, deps = entry.header.author, entry.header.deps
+        missing = {dep for dep in deps if dep not in self.known and dep not in before}
+        self._note(author, missing)
         return not missing
+
+    def _note(self, author: bytes, missing: set[bytes]) -> None:
+        """Whoever waits for something waits for nothing else any more."""
+        for dep in self._missing.pop(author, ()):
+            self._blocked[dep].discard(author)
+            if not self._blocked[dep]:
+                del self._blocked[dep]
+        if not missing:
+            return
+        if len(self._missing) >= MAX_BLOCKED:
+            self._note(next(iter(self._missing)), set())
+        self._missing[author] = missing
+        for dep in missing:
+            self._blocked.setdefault(dep, set()).add(author)
 
     def unblocked(self, entries: Iterable[Entry]) -> list[bytes]:
         """Whose entries waited for these."""
-        return [author for entry in entries for author in self._blocked.pop(entry.id, ())]
+        authors: list[bytes] = []
+        for entry in entries:
+            for author in [*self._blocked.get(entry.id, ())]:
+                self._note(author, self._missing[author] - {entry.id})
+                authors.append(author)
+        return authors
 
     def keep_tombstones(
         self,

@@ -85,17 +85,17 @@ class Presence:
 
     def take(self, data: bytes) -> None:
         """A peer has sent a statement. Raises RemoteProtocolError."""
-        before = {each.identity: each.value for each in self._table.here(trio.current_time())}
-        statement = self._table.take(data, trio.current_time())
-        if statement is None or statement.identity == self._identity.public_key.data:
+        taken = self._table.take(data, trio.current_time())
+        if taken is None or taken[0].identity == self._identity.public_key.data:
             return
+        statement, before = taken
         identity = statement.identity
         self._tell(identity, statement.encoded)
         is_there = statement.holds > 0
-        if is_there != (identity in before) or (
-            # What is sealed is another value each time. To open what all say costs too much here.
-            is_there
-            and self._unseal(identity, before[identity]) != self._unseal(identity, statement.value)
+        if is_there != (before is not None) or (
+            # What is sealed is another value each time.
+            before is not None
+            and self._unseal(identity, before.value) != self._unseal(identity, statement.value)
         ):
             self._on_change(peer_of(identity))
 

@@ -101,8 +101,9 @@ class PresenceTable:
         self._may_tell = may_tell
         self._known: dict[bytes, _Known] = {}
 
-    def take(self, data: bytes, now: float) -> Statement | None:
-        """Take a statement at `now` seconds that never decrease; None if it is no news.
+    def take(self, data: bytes, now: float) -> tuple[Statement, Statement | None] | None:
+        """Take a statement at `now` seconds that never decrease: it, and what its identity has
+        said before that holds until now; None if it is no news.
 
         Raises:
             RemoteProtocolError: it is none, or not signed.
@@ -118,7 +119,7 @@ class PresenceTable:
         if not is_signed():
             raise RemoteProtocolError("a statement of presence that nobody has signed")
         self.put(statement, now)
-        return statement
+        return statement, known.statement if known is not None and known.until > now else None
 
     def put(self, statement: Statement, now: float) -> None:
         """Note a statement that is to be believed."""

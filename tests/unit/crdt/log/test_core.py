@@ -10,10 +10,13 @@ import pytest
 from lattica.crdt.entries.chain import verify_chain
 from lattica.crdt.entries.fork import find_fork
 from lattica.crdt.entries.genesis import Genesis, Limits
-from lattica.crdt.entries.header import Entry, Kind
+from lattica.crdt.entries.header import Entry, Header, Kind
 from lattica.crdt.entries.writing import sign_entry
+from lattica.crdt.log import dependencies as dependencies_module
 from lattica.crdt.log.config import LogConfig
+from lattica.crdt.log.dependencies import Dependencies
 from lattica.crdt.log.own import prepare
+from lattica.crdt.log.waiting import MAX_BYTES, WaitingEntries
 from lattica.errors import ConfigError, LocalProtocolError, RemoteProtocolError, ResourceLimitError
 from tests.support.crdt.chains import DOC, START, Writer
 from tests.support.crdt.logs import NOW, MemoryLog
@@ -228,6 +231,51 @@ def test_what_waits_is_bounded_per_author_and_per_peer():
     assert [refusal.is_final for refusal in outcome.refusals] == [False]
     assert len(replica.receive(chain[:1]).admitted) == 257
     assert len(replica.receive(chain[257:]).admitted) == 143
+
+
+def test_what_waits_is_bounded_in_all_and_whoever_has_most_yields():
+    waiting = WaitingEntries()
+
+    def entry(number: int, size: int = 1 << 20) -> Entry:
+        author = number.to_bytes(32, "big")
+        kind, nothing = int(Kind.REGISTER), bytes(32)
+        header = Header(DOC.doc_id, author, 1, nothing, (), 1, kind, nothing, size)
+        return Entry(header, bytes(64), bytes(size))
+
+    for number in range(40):
+        waiting.add(entry(number), f"key {number % 10} of an enemy")
+    assert MAX_BYTES - (2 << 20) < len(waiting) << 20 <= MAX_BYTES
+    before = {*waiting.authors()}
+    assert not waiting.add(entry(100, 7 << 20), "who wants more than anybody has")
+    assert waiting.add(entry(101), "who has nothing yet")
+    assert len(before - {*waiting.authors()}) == 4, "all of one peer"
+    waiting.drop(entry(101).header.author)
+    assert entry(101).header.author not in waiting
+
+
+def test_who_waits_for_something_waits_for_nothing_else():
+    one, other, author = (Writer(name) for name in (b"one", b"other", b"author"))
+    [certificate] = author.chain(1)
+    dependencies = Dependencies()
+    for dep in (one, other):
+        assert not dependencies.is_met(after(author, certificate, dep.chain(1)[0].id))
+    assert dependencies.unblocked(one.chain(1)) == []
+    assert dependencies.unblocked(other.chain(1)) == [author.author]
+    assert dependencies.unblocked(other.chain(1)) == []
+
+
+def test_of_whom_it_is_forgotten_that_he_waits_is_admitted_when_he_is_heard_again(monkeypatch):
+    monkeypatch.setattr(dependencies_module, "MAX_BLOCKED", 1)
+    replica, needed = MemoryLog(), [Writer(name).chain(1) for name in (b"x", b"y")]
+    chains = []
+    for name, (dep,) in zip((b"a", b"b"), needed, strict=True):
+        writer = Writer(name)
+        [first] = writer.chain(1)
+        chains.append([first, after(writer, first, dep.id)])
+        assert replica.receive(chains[-1]).waiting == 1
+    assert len(replica.receive(needed[0]).admitted) == 1, "and nothing that waited for it"
+    assert len(replica.receive(needed[1]).admitted) == 2
+    assert replica.receive(chains[0]).admitted == chains[0][1:]
 
 
 def test_authors_are_bounded():

@@ -438,7 +438,7 @@ def test_statements_of_presence_come_once_and_from_those_who_sign_them():
     table = PresenceTable(doc_id, lambda key: True)
     first = sign_presence(identity, doc_id, 1, 15_000, "a")
     second = sign_presence(identity, doc_id, 2, 15_000, "b")
-    assert table.take(second.encoded, 0.0) is not None
+    assert table.take(second.encoded, 0.0) == (second, None)
     assert table.take(second.encoded, 1.0) is None
     assert table.take(first.encoded, 1.0) is None
     assert [each.value for each in table.here(14.0)] == ["b"]
@@ -450,8 +450,11 @@ def test_statements_of_presence_come_once_and_from_those_who_sign_them():
     forged[-1] ^= 1
     with pytest.raises(RemoteProtocolError):
         table.take(bytes(forged), 20.0)
+    third, fourth = (sign_presence(identity, doc_id, each, 15_000, "d") for each in (4, 5))
+    assert table.take(third.encoded, 20.0) == (third, None), "what was said before holds no more"
+    assert table.take(fourth.encoded, 21.0) == (fourth, third)
     with pytest.raises(RemoteProtocolError):
-        table.take(sign_presence(identity, bytes(31) + b"x", 4, 1000, None).encoded, 20.0)
+        table.take(sign_presence(identity, bytes(31) + b"x", 6, 1000, None).encoded, 20.0)
     assert PresenceTable(doc_id, lambda key: False).take(second.encoded, 0.0) is None
     with pytest.raises(LocalProtocolError):
         sign_presence(identity, doc_id, 1, 1000, "x" * 2000)
