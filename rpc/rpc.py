@@ -203,7 +203,10 @@ class Rpc:
         if isinstance(target, (list, tuple)):
             target = FixedProviders([_peer(peer) for peer in target])
         if not hasattr(target, "providers"):
-            raise AddressError(f"not a peer, several, or a resolver: {target!r:.100}")
+            raise AddressError(
+                f"not a peer, several, or a resolver: {target!r:.100}; what `connect` gives of an "
+                "address is a peer"
+            )
         return Providers(self._client, cast("Resolver", target), service)
 
     # --- lending ---

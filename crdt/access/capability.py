@@ -46,6 +46,13 @@ class Level(IntEnum):
     """Also to give rights to others."""
 
 
+def check_level(level: object) -> None:
+    """Raises LocalProtocolError for what is none."""
+    if level not in tuple(Level):
+        levels = ", ".join(f"Level.{each.name}" for each in Level)
+        raise LocalProtocolError(f"a right is one of {levels}, not {level!r}")
+
+
 @dataclass(frozen=True, slots=True)
 class Link:
     """One identity's word that another one has a right."""

@@ -40,7 +40,7 @@ from lattica.crdt.log.outcome import Outcome
 from lattica.crdt.proofs.query import Query
 from lattica.crdt.proofs.statement import SignedStatement
 from lattica.crdt.sync.heads import HeadIndex
-from lattica.crdt.types.payloads import KINDS, ListWrite, TextWrite, Write, decode_write
+from lattica.crdt.types.payloads import KINDS, ListWrite, TextWrite, Write, check_name, decode_write
 from lattica.crdt.types.state import Change, State
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity, PeerId
@@ -190,6 +190,8 @@ class Document:
         """
         if not writes:
             return ()
+        for each in writes:
+            check_name(each.name)
         self._writer.take_office()
         self._rights.check_names(writes)
         for each in writes:
@@ -488,10 +490,13 @@ class Document:
         return self._snapshots.countersign(parts)
 
     def receive_snapshot(
-        self, parts: Iterable[bytes], signers: Collection[bytes] = (), needed: int = 1
+        self,
+        parts: Iterable[bytes],
+        signers: Collection[PeerId | str | bytes] = (),
+        needed: int = 1,
     ) -> None:
-        """Take a snapshot that `needed` of the identities in `signers` have signed; none given:
-        of the owners. All that is here stays.
+        """Take a snapshot that `needed` of the peers in `signers` have signed; none given: of
+        the owners. All that is here stays.
 
         Raises:
             RemoteProtocolError: it is none, is not signed by so many of them, does not come to the
@@ -501,7 +506,10 @@ class Document:
         finish(self.receiving_snapshot(parts, signers, needed))
 
     def receiving_snapshot(
-        self, parts: Iterable[bytes], signers: Collection[bytes] = (), needed: int = 1
+        self,
+        parts: Iterable[bytes],
+        signers: Collection[PeerId | str | bytes] = (),
+        needed: int = 1,
     ) -> Turns[None]:
         """As :meth:`receive_snapshot`, in turns."""
         return self._snapshots.receiving_snapshot(parts, signers, needed)

@@ -15,6 +15,7 @@ from lattica.crdt.types.payloads import (
     RegisterWrite,
     SetWrite,
     Write,
+    check_integer,
 )
 from lattica.crdt.types.state import Change, Holder, State
 from lattica.nat.base.errors import LocalProtocolError
@@ -95,6 +96,7 @@ class Counter:
 
     def add(self, amount: int = 1) -> None:
         """Add a number, which may be negative. Raises what :meth:`Document.write` does."""
+        check_integer(amount)
         increments, decrements = self._document.state.totals(self.name, self._document.author)
         self._document.write(
             CounterWrite(self.name, increments + max(amount, 0), decrements + max(-amount, 0))

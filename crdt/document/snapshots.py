@@ -21,11 +21,13 @@ from lattica.crdt.compaction.snapshot import (
 from lattica.crdt.document.feeds import Feeds
 from lattica.crdt.document.resolved import Resolved
 from lattica.crdt.document.statements import Statements
+from lattica.crdt.keys.identities import identity_key
 from lattica.crdt.log.authority import owners_by
 from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.log.prefix import FeedPrefix
 from lattica.crdt.proofs.statement import SignedStatement
 from lattica.nat.base.errors import LocalProtocolError
+from lattica.nat.base.keys.peer_id import PeerId
 
 
 class Snapshots:
@@ -92,11 +94,14 @@ class Snapshots:
         return self._statements.statement(of=body_digest(body))
 
     def receiving_snapshot(
-        self, parts: Iterable[bytes], signers: Collection[bytes] = (), needed: int = 1
+        self,
+        parts: Iterable[bytes],
+        signers: Collection[PeerId | str | bytes] = (),
+        needed: int = 1,
     ) -> Turns[None]:
         """As :meth:`Document.receiving_snapshot`."""
         genesis = self._replica.genesis
-        believed = signers or self._owners
+        believed = [*map(identity_key, signers)] or self._owners
         read = yield from reading_snapshot(parts, genesis.doc_id, believed, needed)
         yield from self.adopting(read)
 

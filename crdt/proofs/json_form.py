@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from lattica.crdt.base.canonical import Plain, decode, encode
 from lattica.crdt.entries.header import Kind
-from lattica.crdt.proofs.proof import MAX_PROOF, Proof, read_proof
+from lattica.crdt.proofs.proof import MAX_PROOF, Proof, document_id, read_proof
 from lattica.crdt.proofs.query import Scope
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
 
@@ -18,12 +18,14 @@ _PARTS: Final = ("header", "signature", "payload", "certificate", "key")
 """Of an entry, as :attr:`Witness.parts` has them."""
 
 
-def proof_to_json(proof: bytes, doc_id: bytes) -> str:
+def proof_to_json(proof: bytes, doc_id: bytes | str) -> str:
     """A proof as one line of JSON. Bytes are hexadecimal, and `item` is so encoded.
 
     Raises:
         RemoteProtocolError: it is none of that document.
+        LocalProtocolError: `doc_id` is no ID of a document.
     """
+    doc_id = document_id(doc_id)
     read = read_proof(proof, doc_id)
     return json.dumps(_fields(read, doc_id))
 

@@ -7,12 +7,14 @@ What it shows, and what it cannot, is in `docs/formats/crdt-proofs.md`.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from lattica.crdt.base.canonical import Plain, decode, encode
 from lattica.crdt.entries.genesis import MAX_ENTRY_BYTES
 from lattica.crdt.entries.header import Entry, Kind, check_entry, decode_header
+from lattica.crdt.keys.identities import identity_key
 from lattica.crdt.keys.sealing import READ_KEY_BYTES, open_payload
 from lattica.crdt.keys.session import SessionCertificate, decode_certificate
 from lattica.crdt.keys.strict_ed25519 import KEY_BYTES
@@ -23,6 +25,7 @@ from lattica.crdt.tree.search_tree import MAX_PROOF as MAX_TREE_PROOF
 from lattica.crdt.tree.search_tree import verify_range
 from lattica.crdt.types.payloads import RegisterWrite, SetWrite, decode_write
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
+from lattica.nat.base.keys.peer_id import PeerId
 
 MAX_PROOF: Final = 2 * MAX_TREE_PROOF
 """Bytes."""
@@ -115,22 +118,28 @@ class Proved:
 
 def verify_proof(
     proof: bytes,
-    doc_id: bytes,
+    doc_id: bytes | str,
     *,
     query: Query | None = None,
     root: bytes | None = None,
-    signers: Collection[bytes] | None = None,
+    signers: Collection[PeerId | str | bytes] | None = None,
 ) -> Proved:
     """What a proof shows of a document.
 
     Args:
+        doc_id: the document's ID: 64 hexadecimal digits, or their 32 bytes.
         query: what it has to be about; otherwise it is as the proof says.
         root: the state's root, if it is known: from a replica of one's own, or somebody believed.
-        signers: identities of which one has to say that this is the state.
+        signers: peers, or the keys of their identities, of which one has to say that this is the
+            state.
 
     Raises:
         RemoteProtocolError: it does not show it.
+        LocalProtocolError: an argument is no ID of a document, or no identity.
+        AddressError: a signer's text is no peer ID.
     """
+    doc_id = document_id(doc_id)
+    believed = None if signers is None else [*map(identity_key, signers)]
     read = read_proof(proof, doc_id)
     if query is not None and read.query.plain != query.plain:
         raise RemoteProtocolError("the proof of something else")
@@ -140,7 +149,7 @@ def verify_proof(
     if signed is not None and signed.statement.root != read.root:
         raise RemoteProtocolError("a proof of another state than the one that is stated")
     signer = signed.certificate.identity if signed else None
-    if signers is not None and signer not in signers:
+    if believed is not None and signer not in believed:
         raise RemoteProtocolError("a state that nobody states who is believed")
     if signed is None and root is None:
         raise RemoteProtocolError("a proof of which nobody says that it is of the document's state")
@@ -159,6 +168,15 @@ def verify_proof(
         signed.statement if signed else None,
         signer,
     )
+
+
+def document_id(text: bytes | str) -> bytes:
+    """The ID of a document, of its text or itself. Raises LocalProtocolError: it is none."""
+    with suppress(ValueError):
+        data = bytes.fromhex(text) if isinstance(text, str) else text
+        if len(data) == _HASH:
+            return data
+    raise LocalProtocolError(f"the ID of a document has 64 hexadecimal digits, not {text!r:.100}")
 
 
 def read_proof(data: bytes, doc_id: bytes) -> Proof:
@@ -198,7 +216,9 @@ def _witness(item: Plain, doc_id: bytes) -> Witness:
             raise RemoteProtocolError("an entry of a proof that is none")
     entry = Entry(decode_header(header), signature, payload)
     check_entry(entry)
-    if entry.header.doc_id != doc_id or not entry.is_signed():
+    if entry.header.doc_id != doc_id:
+        raise RemoteProtocolError("a proof of another document")
+    if not entry.is_signed():
         raise RemoteProtocolError("an entry of a proof that its author has not signed")
     return Witness(entry, decode_certificate(certificate, doc_id, entry.header.author), key)
 

@@ -14,7 +14,7 @@ from lattica.crdt.access.keyring import NoReadKeyError
 from lattica.crdt.base.canonical import Plain, decode, encode
 from lattica.crdt.config import StoreConfig
 from lattica.crdt.document import Document, Received
-from lattica.crdt.entries.genesis import Genesis
+from lattica.crdt.entries.genesis import Genesis, Mode
 from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.log.outcome import Outcome
 from lattica.crdt.proofs.query import Query
@@ -146,9 +146,12 @@ class SharedDocument(Document):
             found = await self._replicator.synced(peers)
             await in_turns(self.resolving())
             return found
+        hint = ""
+        if not self.peers and self.genesis.mode is not Mode.OPEN:
+            hint = ": nobody has, or says so to a peer that has no right to read, or has it no more"
         raise TimeoutError(
             f"not in step with {peers} peers within {timeout:g} s; {len(self.peers)} connected "
-            f"peers have {self.name!r} open"
+            f"peers have {self.name!r} open{hint}"
         )
 
     async def root_in_turns(self) -> bytes:
@@ -172,7 +175,10 @@ class SharedDocument(Document):
         return await in_turns(self.making_snapshot(others))
 
     async def receive_snapshot_in_turns(
-        self, parts: Iterable[bytes], signers: Collection[bytes] = (), needed: int = 1
+        self,
+        parts: Iterable[bytes],
+        signers: Collection[PeerId | str | bytes] = (),
+        needed: int = 1,
     ) -> None:
         """As :meth:`receive_snapshot`, while others go on. It is taken in one turn: if this is
         cancelled, all or nothing of it is here.

@@ -24,7 +24,7 @@ from lattica.crdt.base.canonical import Plain, decode, encode
 from lattica.crdt.entries.genesis import MAX_ENTRY_BYTES
 from lattica.crdt.entries.header import ID_BYTES, Kind
 from lattica.crdt.text.edits import Edit, plain_edits, read_edits
-from lattica.nat.base.errors import RemoteProtocolError
+from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
 
 MAX_NAME: Final = 1024
 """Bytes of UTF-8 of a name."""
@@ -140,6 +140,20 @@ def start_of(write: Write) -> bytes:
             return b"\x93" + encode(write.name) + encode(write.item)
         case TextWrite() | ListWrite():
             return b"\x92" + encode(write.name)
+
+
+def check_name(name: object) -> None:
+    """Raises LocalProtocolError for what is no name of a register, counter, and so on."""
+    if not isinstance(name, str):
+        raise LocalProtocolError(f"a name is a text, not {name!r:.100}")
+    if (size := len(name.encode(errors="surrogatepass"))) > MAX_NAME:
+        raise LocalProtocolError(f"a name has at most {MAX_NAME} bytes, not {size}")
+
+
+def check_integer(value: object) -> None:
+    """Raises LocalProtocolError for what a counter cannot add."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise LocalProtocolError(f"a counter adds integers, not {value!r:.100}")
 
 
 def decode_write(kind: int, payload: bytes) -> Write | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from lattica.crdt.base.canonical import Plain
-from lattica.crdt.uses.shape import DocumentLike
+from lattica.crdt.uses.shape import DocumentLike, check_document
 from lattica.nat.base.errors import AddressError
 from lattica.nat.base.keys.identity import PeerId, parse_peer_id
 
@@ -52,6 +52,7 @@ class Membership:
     """
 
     def __init__(self, document: DocumentWithPresence, peer: PeerId) -> None:
+        check_document(document)
         self._document = document
         self._peer = peer
 

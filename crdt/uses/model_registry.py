@@ -8,7 +8,7 @@ from typing import Final
 
 from lattica.crdt.base.canonical import Plain
 from lattica.crdt.log.clock import milliseconds_of
-from lattica.crdt.uses.shape import DocumentLike, checked_part
+from lattica.crdt.uses.shape import DocumentLike, check_document, checked_part
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId
 
@@ -46,6 +46,7 @@ class ModelRegistry:
     """
 
     def __init__(self, document: DocumentLike) -> None:
+        check_document(document)
         self._document = document
 
     def publish(

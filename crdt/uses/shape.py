@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import iscoroutinefunction
 from typing import Any, Protocol
 
 from lattica.crdt.base.canonical import Plain
@@ -58,6 +59,15 @@ class DocumentLike(Protocol):
     def claims(self, name: str) -> ClaimsLike: ...
 
     def peer_of(self, author: bytes) -> PeerId | None: ...
+
+
+def check_document(document: DocumentLike) -> None:
+    """Raises TypeError for one of asyncio, whose methods are awaited."""
+    if iscoroutinefunction(document.peer_of):
+        raise TypeError(
+            "a document of asyncio is used in its node's thread: "
+            "await document.call(lambda each: ModelRegistry(each).models())"
+        )
 
 
 def checked_part(text: str, what: str) -> str:

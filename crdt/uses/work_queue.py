@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from lattica.crdt.base.canonical import Plain
-from lattica.crdt.uses.shape import DocumentLike, checked_part
+from lattica.crdt.uses.shape import DocumentLike, check_document, checked_part
 
 TERM: Final = 30.0
 """Seconds for which a task is taken before it has to be renewed."""
@@ -46,6 +46,7 @@ class WorkQueue:
         term: float = TERM,
         max_attempts: int = 5,
     ) -> None:
+        check_document(document)
         self._document = document
         self._name = checked_part(name, "a queue")
         self._term = term

@@ -367,8 +367,10 @@ class NodeFacade(NodeInProcess):
 
     @property
     def peer_id(self) -> PeerId:
-        """This node's name in the mesh."""
-        return self._node.peer_id
+        """This node's name in the mesh; in the node's own thread, too."""
+        self._bridge.check_runs()
+        assert self._opened is not None
+        return self._opened[0].peer_id
 
     @property
     def config(self) -> NodeConfig:

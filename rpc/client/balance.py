@@ -1,11 +1,13 @@
 """Which of a service's providers gets the next call. Pure, with the clock and the randomness given.
 
 The less loaded of two that are drawn at random (Mitzenmacher, "The power of two choices", 1996),
-where load is calls under way times how long calls take there. Who fails is left out for a while.
+where load is calls under way times how long calls take there. Of whoever has none that counts less
+with time: slow once, it would never be measured again. Who fails is left out for a while.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, Protocol
@@ -15,6 +17,9 @@ from lattica.rpc.errors import StatusCode
 
 BAN: Final = 15.0
 """Seconds for which a provider that failed gets no calls, unless all have failed."""
+HALF_LIFE: Final = 10.0
+"""Seconds without a call after which a provider counts as twice as fast as it was."""
+_MOST_HALF_LIVES: Final = 20.0
 _SMOOTHING: Final = 0.2
 _UNKNOWN_LATENCY: Final = 0.001
 _BANNING: Final = frozenset(
@@ -48,12 +53,20 @@ class FixedProviders:
 
 
 class _Provider:
-    __slots__ = ("banned_until", "calls", "latency")
+    __slots__ = ("banned_until", "calls", "idle_since", "latency")
 
     def __init__(self) -> None:
         self.calls = 0
         self.latency: float | None = None
+        self.idle_since = 0.0
         self.banned_until = 0.0
+
+    def latency_at(self, now: float) -> float | None:
+        """How long a call takes there, as far as that is still known."""
+        if self.latency is None or self.calls:
+            return self.latency
+        half_lives = min((now - self.idle_since) / HALF_LIFE, _MOST_HALF_LIVES)
+        return self.latency * math.exp2(-half_lives)
 
 
 class Balancer:
@@ -86,20 +99,23 @@ class Balancer:
         if not candidates:
             return None
         two = self._rng.sample(candidates, min(2, len(candidates)))
-        return min(two, key=self._load)
+        return min(two, key=lambda peer: self._load(peer, now))
 
-    def _load(self, peer: PeerId) -> float:
+    def _load(self, peer: PeerId, now: float) -> float:
         provider = self._providers[peer]
-        return (provider.calls + 1) * (provider.latency or _UNKNOWN_LATENCY)
+        return (provider.calls + 1) * (provider.latency_at(now) or _UNKNOWN_LATENCY)
 
     def started(self, peer: PeerId) -> None:
         """A call to a provider begins."""
-        self._providers.setdefault(peer, _Provider()).calls += 1
+        provider = self._providers.setdefault(peer, _Provider())
+        provider.latency = provider.latency_at(self._clock())
+        provider.calls += 1
 
     def ended(self, peer: PeerId, code: StatusCode, seconds: float) -> None:
         """It has ended."""
         provider = self._providers[peer]
         provider.calls -= 1
+        provider.idle_since = self._clock()
         if code in _BANNING:
             provider.banned_until = self._clock() + BAN
         elif code is StatusCode.OK:

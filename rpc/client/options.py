@@ -43,7 +43,7 @@ class CallOptions:
     def __post_init__(self) -> None:
         for name in ("timeout", "attempt_timeout", "hedge_after"):
             value = getattr(self, name)
-            if value is not None and not value >= 0:
+            if value is not None and not (isinstance(value, int | float) and value >= 0):
                 raise LocalProtocolError(f"{name} is a number of seconds, not {value!r}")
         if self.compression is not None:
             compression.check(self.compression)

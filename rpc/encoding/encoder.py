@@ -10,7 +10,7 @@ import dataclasses
 import datetime
 import enum
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -216,7 +216,11 @@ class Encoder:
             return self._tensor
         if kind.__name__ == "PySafeSlice":
             return lambda value: self.rewrite(slice_of_safetensors(value))
-        raise TypeError(f"values of type {kind.__module__}.{kind.__qualname__} cannot be sent")
+        streams = issubclass(kind, Iterator | AsyncIterator)
+        hint = "; a stream of requests takes a stub of the service's class" if streams else ""
+        raise TypeError(
+            f"values of type {kind.__module__}.{kind.__qualname__} cannot be sent{hint}"
+        )
 
     def _struct(self, kind: type, fields: dict[str, Any]) -> list[Any]:
         return [MARKERS[Code.STRUCT], self._types.name_of(kind), self._dict(fields)]

@@ -211,9 +211,16 @@ class Server:
 
     def wrong_kind(self, method: ServedMethod) -> RpcError:
         """The caller takes the method for one of another kind."""
-        kind = method.definition.kind.name.lower().replace("_", "-")
+        kind = method.definition.kind
+        if kind.streams_request:
+            hint = "it takes a stream, which only a stub of its class can send"
+        elif kind.streams_response:
+            hint = "its results are a stream, to be iterated"
+        else:
+            hint = "it has one result"
         return UnimplementedError(
-            f"{method.definition.full_name} is {kind} here, and was called otherwise",
+            f"{method.definition.full_name} is {kind.name.lower().replace('_', '-')} here, and was "
+            f"called otherwise: {hint}",
             may_have_run=False,
         )
 

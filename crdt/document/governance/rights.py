@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lattica.crdt.access.capability import Capability, Level, issue
+from lattica.crdt.access.capability import Capability, Level, check_level, issue
 from lattica.crdt.access.revocation import Revocation
 from lattica.crdt.access.rights import Rights
 from lattica.crdt.document.governance.read_keys import ReadKeys
@@ -68,6 +68,7 @@ class DocumentRights:
         depth: int = 0,
     ) -> bytes:
         """As :meth:`Document.grant`."""
+        check_level(level)
         self._writer.take_office()
         rights = self._writer.rights
         genesis = self._writer.replica.genesis

@@ -12,7 +12,6 @@ import trio
 from lattica.dht.topics.core.router import Verdict
 from lattica.dht.topics.membership.core import (
     LEAVING,
-    MAX_DATA,
     MemberEvent,
     MemberJoined,
     MembershipCore,
@@ -95,8 +94,6 @@ class Membership(InProcess):
 @asynccontextmanager
 async def member_of(presence: Topic, data: bytes) -> AsyncIterator[Membership]:
     """Be a member as long as the block lasts; `presence` is the topic where members say so."""
-    if len(data) > MAX_DATA:
-        raise LocalProtocolError(f"a member says at most {MAX_DATA} bytes of itself")
     core = MembershipCore(random.Random(), trio.current_time())
     membership = Membership()
     with single_error(), presence.judging(_judge):

@@ -10,6 +10,7 @@ from lattica.dht.topics.core.router import Verdict
 from lattica.dht.topics.service.subscription import Subscription
 from lattica.dht.topics.signing import Message
 from lattica.nat.base.buffers import AnyBuffer, flat_bytes
+from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.keys.peer_id import PeerId
 
@@ -113,9 +114,17 @@ class Topic(InProcess):
 
         Args:
             data: what this member says of itself, up to 512 bytes.
+
+        Raises:
+            LocalProtocolError: it says more.
+            TypeError: what it says has no bytes.
         """
+        from lattica.dht.topics.membership.core import MAX_DATA
         from lattica.dht.topics.membership.service import PREFIX, member_of
 
+        data = bytes(flat_bytes(data))
+        if len(data) > MAX_DATA:
+            raise LocalProtocolError(f"a member says at most {MAX_DATA} bytes of itself")
         presence = Topic(self._topics, PREFIX + self.name)
         self._topics.make_fleeting(presence.name)
         return member_of(presence, data)

@@ -262,7 +262,10 @@ class AsyncDocument(OnlyAsyncWith):
         return await self._run(lambda: self._document.countersign(parts))
 
     async def receive_snapshot(
-        self, parts: Iterable[bytes], signers: Collection[bytes] = (), needed: int = 1
+        self,
+        parts: Iterable[bytes],
+        signers: Collection[PeerId | str | bytes] = (),
+        needed: int = 1,
     ) -> None:
         """Take a snapshot that others have signed; see :meth:`Document.receive_snapshot`."""
         await self._bridge.acall(self._document.receive_snapshot_in_turns, parts, signers, needed)

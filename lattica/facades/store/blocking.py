@@ -260,7 +260,10 @@ class BlockingDocument(Closable, OnlyWith):
         return self._run(lambda: self._document.countersign(parts))
 
     def receive_snapshot(
-        self, parts: Iterable[bytes], signers: Collection[bytes] = (), needed: int = 1
+        self,
+        parts: Iterable[bytes],
+        signers: Collection[PeerId | str | bytes] = (),
+        needed: int = 1,
     ) -> None:
         """Take a snapshot that others have signed; see :meth:`Document.receive_snapshot`."""
         self._bridge.call(self._document.receive_snapshot_in_turns, parts, signers, needed)

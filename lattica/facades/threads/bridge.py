@@ -224,12 +224,17 @@ class Bridge(Generic[R]):
 
     def check(self) -> None:
         """Raise `LocalProtocolError`, saying why, unless a call can be made now."""
-        self._check_process()
         if threading.current_thread() is self._thread:
+            self._check_process()
             raise LocalProtocolError(
                 f"a blocking call from the thread in which {self.name} itself runs would wait "
                 "for ever; make it from another thread"
             )
+        self.check_runs()
+
+    def check_runs(self) -> None:
+        """As :meth:`check`, for what waits for nothing, in the node's own thread, too."""
+        self._check_process()
         if self.closing:
             raise self.closed_error()
         if not self._ready.done():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import trio
@@ -94,15 +95,15 @@ class MembersCore:
 
     async def open(self, topic: Topic, data: bytes) -> None:
         """Be a member from now on."""
-        topic.start_soon(self._run, topic, data)
+        topic.start_soon(self._run, topic.membership(data))
         await self._entered.wait()
         if self._error is not None:
             raise self._error
 
-    async def _run(self, topic: Topic, data: bytes) -> None:
+    async def _run(self, membership: AbstractAsyncContextManager[Membership]) -> None:
         # A task of its own: the membership has a nursery, and lasts longer than a call.
         try:
-            async with topic.membership(data) as self._membership:
+            async with membership as self._membership:
                 self._entered.set()
                 await self._left.wait()
         except LatticaError as error:

@@ -50,6 +50,7 @@ def test_threads_and_asyncio_share_a_document():
                     assert await theirs.receive(timeout=60) == Change(Kind.REGISTER, "b")
                 await shared.synced(timeout=60)
                 assert await shared.root() == document.root
+                assert await shared.call(lambda _: two.peer_id) == two.peer_id
 
         asyncio.run(other())
         assert document.registers["b"] == 2

@@ -103,6 +103,24 @@ def test_asyncio_publishes_and_subscribes():
     asyncio.run(main())
 
 
+def test_what_a_member_cannot_say_is_an_error_where_it_is_said():
+    async def main() -> None:
+        async with AsyncLattica(CONFIG) as node:
+            topic = await node.topic("news")
+            with pytest.raises(TypeError, match="encode it first"):
+                async with topic.membership("gpu"):  # type: ignore[arg-type]
+                    pass
+
+    asyncio.run(main())
+    with Lattica(CONFIG) as node:
+        with pytest.raises(TypeError, match="encode it first"):
+            node.topic("news").membership("gpu")  # type: ignore[arg-type]
+        with pytest.raises(LocalProtocolError, match="at most 512 bytes"):
+            node.topic("news").membership(bytes(513))
+        with node.topic("news").membership(bytes(512)) as members:
+            assert members.members() == {}
+
+
 def test_members_know_of_each_other():
     seen = threading.Event()
 

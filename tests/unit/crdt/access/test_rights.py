@@ -70,6 +70,8 @@ def test_who_has_no_right_writes_nothing_and_who_gets_one_does(make):
     sync(owner, anna)
     assert owner.registers["a"] == 1
     assert [(each.peer, each.level) for each in owner.rights()] == [(ANNA.peer_id, Level.WRITE)]
+    with pytest.raises(LocalProtocolError, match=r"Level\.WRITE.* not 'write'"):
+        owner.grant(ANNA.peer_id, "write")
 
 
 def test_rights_are_listed_anew_when_they_change_and_not_before(make):

@@ -215,6 +215,23 @@ def test_what_no_replica_would_read_is_refused_where_it_is_written(tmp_path, wri
         assert document.heads() == before
 
 
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (lambda document: document.registers.__setitem__(7, 1), "a name is a text, not 7"),
+        (lambda document: document.registers.__setitem__("é" * 513, 1), "1024 bytes, not 1026"),
+        (lambda document: document.counter("steps").add(1.5), "adds integers, not 1.5"),
+        (lambda document: document.counter("steps").add("1"), "adds integers, not '1'"),
+    ],
+)
+def test_what_cannot_be_written_is_named(tmp_path, write, said):
+    with (
+        Document(tmp_path / "file", DOC, Identity(bytes(32))) as document,
+        pytest.raises(LocalProtocolError, match=said),
+    ):
+        write(document)
+
+
 def nested(depth: int) -> Plain:
     value: Plain = 0
     for _ in range(depth):

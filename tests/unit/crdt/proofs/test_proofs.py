@@ -16,7 +16,7 @@ from lattica.crdt.entries.header import Kind
 from lattica.crdt.proofs.json_form import proof_from_json, proof_to_json
 from lattica.crdt.proofs.proof import Proof, read_proof, verify_proof
 from lattica.crdt.proofs.query import Query, Scope
-from lattica.errors import LocalProtocolError, RemoteProtocolError
+from lattica.errors import AddressError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
 from tests.support.crdt.chains import DOC, START
 
@@ -118,6 +118,17 @@ def test_who_wrote_it_and_who_says_so_is_in_it(pair):
     with pytest.raises(RemoteProtocolError, match="nobody says"):
         verify_proof(bare, DOC_ID)
     assert verify_proof(bare, DOC_ID, root=one.root).signer is None
+    signer = OWNERS[1].peer_id
+    for document, signers in ((DOC_ID.hex(), {signer}), (DOC_ID, {str(signer)})):
+        assert verify_proof(two.proof("models/a"), document, signers=signers) == proved
+    assert proof_to_json(bare, DOC_ID.hex()) == proof_to_json(bare, DOC_ID)
+    with pytest.raises(RemoteProtocolError, match="of another document"):
+        verify_proof(two.proof("models/a"), "00" * 32, signers=NAMES)
+    for none_such in ("cluster", "", b"cluster"):
+        with pytest.raises(LocalProtocolError, match="64 hexadecimal digits"):
+            verify_proof(two.proof("models/a"), none_such, signers=NAMES)
+    with pytest.raises(AddressError):
+        verify_proof(two.proof("models/a"), DOC_ID, signers={"12D3KooW"})
     with pytest.raises(RemoteProtocolError, match="another state"):
         verify_proof(bare, DOC_ID, root=bytes(32))
     with pytest.raises(RemoteProtocolError, match="something else"):

@@ -13,6 +13,7 @@ from lattica.crdt.uses.membership import Membership
 from lattica.crdt.uses.model_registry import ModelRegistry
 from lattica.crdt.uses.work_queue import WorkQueue
 from lattica.errors import LocalProtocolError
+from lattica.facades.store.aio import AsyncDocument
 from lattica.nat.base.keys.identity import Identity, PeerId
 from tests.support.crdt.chains import START
 from tests.support.crdt.documents import Clock, replicas
@@ -57,6 +58,13 @@ def sync(documents: list[Document]) -> None:
     for _ in range(2):
         for one, other in itertools.combinations(documents, 2):
             exchange(one, other)
+
+
+@pytest.mark.parametrize("use", [ModelRegistry, WorkQueue])
+def test_a_document_of_asyncio_is_told_how_it_is_used(use):
+    document = object.__new__(AsyncDocument)
+    with pytest.raises(TypeError, match=r"await document\.call"):
+        use(document)
 
 
 def test_versions_are_published_promoted_and_rolled_back(documents):

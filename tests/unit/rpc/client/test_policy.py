@@ -89,6 +89,42 @@ def test_the_less_loaded_of_two_is_called() -> None:
     assert {balancer.choose(PEERS[:2]) for _ in range(20)} == {PEERS[0]}
 
 
+def test_whoever_was_slow_once_is_tried_again():
+    now = 0.0
+    balancer = Balancer(lambda: now, random.Random(1))
+    balancer.update(PEERS[:2])
+    balancer.started(PEERS[0])
+    balancer.ended(PEERS[0], StatusCode.OK, 0.100)  # its connection had to be made first
+    for _ in range(200):
+        now += 1.0
+        peer = balancer.choose(PEERS[:2])
+        assert peer is not None
+        balancer.started(peer)
+        balancer.ended(peer, StatusCode.OK, 0.001)
+        if peer == PEERS[0]:
+            break
+    else:
+        pytest.fail("it was never tried again")
+    now += 10_000_000.0
+    assert balancer.choose(PEERS[:2]) in PEERS[:2]
+
+
+def test_whoever_is_busy_for_long_does_not_count_as_fast():
+    now = 0.0
+    balancer = Balancer(lambda: now, random.Random(1))
+    balancer.update(PEERS[:2])
+    for peer in PEERS[:2]:
+        balancer.started(peer)
+        balancer.ended(peer, StatusCode.OK, 60.0)
+    balancer.started(PEERS[0])
+    balancer.started(PEERS[0])
+    balancer.started(PEERS[1])
+    now = 60.0
+    assert {balancer.choose(PEERS[:2]) for _ in range(20)} == {PEERS[1]}
+    balancer.ended(PEERS[1], StatusCode.OK, 60.0)
+    assert {balancer.choose(PEERS[:2]) for _ in range(20)} == {PEERS[1]}
+
+
 def test_who_fails_is_left_out_for_a_while() -> None:
     now = 0.0
     balancer = Balancer(lambda: now, random.Random(1))
