@@ -399,6 +399,10 @@ def vectors() -> dict[str, Any]:
     third = sign_entry(
         SESSION, doc_id, 2, second.id, TIME + (5 << 16), Kind.COUNTER, count, (first.id,)
     )
+    # As if there were 252 more before it.
+    landmark = sign_entry(
+        SESSION, doc_id, 255, third.id, TIME + (6 << 16), Kind.REGISTER, value, (first.id,)
+    )
     chain = [first, Entry(second.header, second.signature, None), third]
     other = sign_entry(SESSION, doc_id, 1, first.id, TIME + 2, Kind.REGISTER, value)
     liar = sign_entry(SESSION, doc_id, 2, other.id, TIME + 3, Kind.REGISTER, value)
@@ -434,7 +438,8 @@ def vectors() -> dict[str, Any]:
             "certificate": certificate.hex(),
         },
         "entries": [_entry(entry) for entry in (first, second, third)],
-        "remnants": [remnant_of(entry.header).hex() for entry in (second, third)],
+        "remnants": [remnant_of(entry).hex() for entry in (second, third)],
+        "landmark": _entry(landmark) | {"remnant": remnant_of(landmark).hex()},
         "chains": {
             "whole": encode_chain(chain, with_prev=True).hex(),
             "continued": encode_chain(chain[1:], with_prev=False).hex(),

@@ -33,7 +33,7 @@ from lattica.crdt.entries.chain import pack_item, unpack_item
 from lattica.crdt.entries.erasure import Shown, pack_shown, read_shown
 from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.header import Entry, Header, Kind, check_entry, decode_header
-from lattica.crdt.entries.remnant import header_of, split_remnants
+from lattica.crdt.entries.remnant import entry_of, has_signature, split_remnants
 from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.keys.strict_ed25519 import SIGNATURE_BYTES
 from lattica.crdt.log.prefix import FeedPrefix
@@ -259,7 +259,10 @@ class _Body:
                 for remnant in split_remnants(item):
                     prev = feed.ids[-1] if feed.ids else self._doc_id
                     number = len(feed.ids)
-                    self._follow(feed, header_of(remnant, self._doc_id, author, number, prev))
+                    left = entry_of(remnant, self._doc_id, author, number, prev)
+                    if has_signature(remnant) and not left.is_signed():
+                        raise RemoteProtocolError("a remnant that its author has not signed")
+                    self._follow(feed, left.header)
                     feed.remnants[number] = remnant
                 continue
             prev = feed.ids[-1] if feed.ids else self._doc_id

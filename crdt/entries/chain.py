@@ -49,6 +49,11 @@ class Chain:
     """Erasures because of which some of them have no payload."""
 
 
+def is_landmark(seq: int) -> bool:
+    """Whether the entry at this place is signed by itself in every chain."""
+    return seq % SIGNED_EVERY == SIGNED_EVERY - 1
+
+
 def encode_chain(
     entries: Sequence[Entry], *, with_prev: bool, shown: Sequence[Shown] = ()
 ) -> bytes:
@@ -232,7 +237,7 @@ def _verify_links(entries: Sequence[Entry]) -> None:
     if not entries or not entries[-1].is_signed():
         raise RemoteProtocolError("a chain that its author has not signed")
     for entry in entries[:-1]:
-        if entry.header.seq % SIGNED_EVERY == SIGNED_EVERY - 1 and not entry.is_signed():
+        if is_landmark(entry.header.seq) and not entry.is_signed():
             raise RemoteProtocolError(
                 f"a chain with {SIGNED_EVERY} entries of which none is signed"
             )

@@ -14,11 +14,9 @@ from typing import Final
 
 from lattica.crdt.base.canonical import decode, encode
 from lattica.crdt.entries.chain import SIGNED_EVERY
-from lattica.crdt.entries.header import Entry, check_entry, decode_header
-from lattica.crdt.keys.strict_ed25519 import SIGNATURE_BYTES
+from lattica.crdt.entries.header import NOT_SIGNED, Entry, check_entry, decode_header
 from lattica.nat.base.errors import RemoteProtocolError
 
-_NOT_SIGNED: Final = bytes(SIGNATURE_BYTES)
 MAX_PATH: Final = SIGNED_EVERY
 """Entries behind one that is not signed by itself."""
 MAX_PROOF: Final = 512 * 1024
@@ -141,7 +139,7 @@ def _vouched(side: Side) -> Side | None:
         if entry.is_signed():
             entries.append(Entry(entry.header, entry.signature, None))
             return Side(entries[0], tuple(entries[1:]))
-        entries.append(Entry(entry.header, _NOT_SIGNED, None))
+        entries.append(Entry(entry.header, NOT_SIGNED, None))
     return None
 
 
@@ -180,7 +178,7 @@ def _side(items: Sequence[object], doc_id: bytes) -> Side:
         if not isinstance(header, bytes) or not isinstance(signature, bytes):
             raise RemoteProtocolError("not the proof of a fork")
         is_last = place == len(headers)
-        entry = Entry(decode_header(header), signature if is_last else _NOT_SIGNED, None)
+        entry = Entry(decode_header(header), signature if is_last else NOT_SIGNED, None)
         check_entry(entry)
         if entry.header.doc_id != doc_id:
             raise RemoteProtocolError("the proof of a fork in another document")

@@ -27,6 +27,8 @@ MAX_SEQ: Final = 2**32 - 1
 MAX_HLC: Final = 2**64 - 1
 MAX_HEADER: Final = 1024
 """Bytes; the longest that the format allows has 748."""
+NOT_SIGNED: Final = bytes(SIGNATURE_BYTES)
+"""In place of a signature that is not there."""
 
 
 class Kind(IntEnum):

@@ -2,7 +2,9 @@
 
 A chain of entries and remnants can be verified by its links and the newest signature like a chain
 of entries alone. A remnant is `u64(hlc) ‖ u8(kind) ‖ u32(payload_size) ‖ u8(dependencies) ‖
-payload_hash ‖ dependencies`, big-endian: 46 bytes where there are none.
+payload_hash ‖ dependencies`, big-endian: 46 bytes where there are none. Of each 256th entry it has
+the signature, too, which 128 more in the number of dependencies says: so what is left proves that
+an author contradicts himself as the entries did. Those of earlier versions have none.
 """
 
 from __future__ import annotations
@@ -11,21 +13,34 @@ from collections.abc import Iterator
 from struct import Struct
 from typing import Final
 
-from lattica.crdt.entries.header import ID_BYTES, MAX_DEPS, Header, check_header
+from lattica.crdt.entries.chain import is_landmark
+from lattica.crdt.entries.header import (
+    ID_BYTES,
+    MAX_DEPS,
+    NOT_SIGNED,
+    Entry,
+    Header,
+    check_header,
+)
+from lattica.crdt.keys.strict_ed25519 import SIGNATURE_BYTES
 from lattica.nat.base.errors import RemoteProtocolError
 
 _FIXED: Final = Struct(">QBIB32s")
-MAX_REMNANT: Final = _FIXED.size + MAX_DEPS * ID_BYTES
+_COUNT: Final = 13
+"""Where the number of dependencies stands."""
+_IS_SIGNED: Final = 0x80
+MAX_REMNANT: Final = _FIXED.size + MAX_DEPS * ID_BYTES + SIGNATURE_BYTES
 """Bytes."""
 _NOWHERE: Final = bytes(ID_BYTES)
 
 
-def remnant_of(header: Header) -> bytes:
+def remnant_of(entry: Entry) -> bytes:
     """The remnant of an entry."""
-    fixed = _FIXED.pack(
-        header.hlc, header.kind, header.payload_size, len(header.deps), header.payload_hash
-    )
-    return fixed + b"".join(header.deps)
+    header = entry.header
+    is_signed = is_landmark(header.seq) and entry.is_signed()
+    count = len(header.deps) | (_IS_SIGNED if is_signed else 0)
+    fixed = _FIXED.pack(header.hlc, header.kind, header.payload_size, count, header.payload_hash)
+    return b"".join((fixed, *header.deps, entry.signature if is_signed else b""))
 
 
 def split_remnants(data: bytes) -> Iterator[bytes]:
@@ -38,27 +53,43 @@ def split_remnants(data: bytes) -> Iterator[bytes]:
     while place < len(data):
         if len(data) - place < _FIXED.size:
             raise RemoteProtocolError("remnants of entries that break off")
-        end = place + _FIXED.size + data[place + 13] * ID_BYTES
-        if data[place + 13] > MAX_DEPS or end > len(data):
+        count = data[place + _COUNT]
+        end = place + _FIXED.size + (count & ~_IS_SIGNED) * ID_BYTES
+        end += SIGNATURE_BYTES if count & _IS_SIGNED else 0
+        if count & ~_IS_SIGNED > MAX_DEPS or end > len(data):
             raise RemoteProtocolError("a remnant of an entry with too many dependencies")
         yield data[place:end]
         place = end
 
 
-def header_of(remnant: bytes, doc_id: bytes, author: bytes, seq: int, prev_id: bytes) -> Header:
-    """The header that a remnant is of, at its place in a chain.
+def entry_of(remnant: bytes, doc_id: bytes, author: bytes, seq: int, prev_id: bytes) -> Entry:
+    """What is left of an entry at this place of a chain: no payload, and most often no signature.
+    One that is there is not verified.
 
     Raises:
-        RemoteProtocolError: there is no such header.
+        RemoteProtocolError: there is no such entry.
     """
-    hlc, kind, size, count, digest = _FIXED.unpack_from(remnant)
-    places = range(_FIXED.size, _FIXED.size + count * ID_BYTES, ID_BYTES)
-    deps = tuple(remnant[place : place + ID_BYTES] for place in places)
-    header = Header(doc_id, author, seq, prev_id, deps, hlc, kind, digest, size)
+    header = _header_of(remnant, doc_id, author, seq, prev_id)
     check_header(header)
-    return header
+    if not has_signature(remnant):
+        return Entry(header, NOT_SIGNED, None)
+    if not is_landmark(seq):
+        raise RemoteProtocolError("a remnant with a signature at a place that has none")
+    return Entry(header, remnant[-SIGNATURE_BYTES:], None)
+
+
+def has_signature(remnant: bytes) -> bool:
+    """Whether its author's signature is in it."""
+    return bool(remnant[_COUNT] & _IS_SIGNED)
+
+
+def _header_of(remnant: bytes, doc_id: bytes, author: bytes, seq: int, prev_id: bytes) -> Header:
+    hlc, kind, size, count, digest = _FIXED.unpack_from(remnant)
+    end = _FIXED.size + (count & ~_IS_SIGNED) * ID_BYTES
+    deps = tuple(remnant[place : place + ID_BYTES] for place in range(_FIXED.size, end, ID_BYTES))
+    return Header(doc_id, author, seq, prev_id, deps, hlc, kind, digest, size)
 
 
 def size_of(remnant: bytes, seq: int) -> int:
     """Bytes that the entry counts for, at this place of any chain."""
-    return header_of(remnant, _NOWHERE, _NOWHERE, seq, _NOWHERE).size
+    return _header_of(remnant, _NOWHERE, _NOWHERE, seq, _NOWHERE).size

@@ -44,6 +44,7 @@ class Log:
         genesis: the document.
         entry_at: the admitted entry of an author and sequence number, from where they are kept.
         withdrawn_at: those of them that are kept, and were withdrawn.
+        remnants_at: see :class:`~lattica.crdt.log.forks.Forks`.
         about_rights: those that are kept and say something of rights, certificates too; some of
             them may not be admitted any more.
     """
@@ -55,6 +56,7 @@ class Log:
         config: LogConfig | None = None,
         withdrawn_at: Callable[[bytes, int], Iterable[Entry]] = lambda author, seq: (),
         about_rights: Callable[[], Iterable[Entry]] = tuple,
+        remnants_at: Callable[[bytes, int, int], Iterable[bytes]] = lambda author, seq, most: (),
     ) -> None:
         self.genesis = genesis
         self.feeds: dict[bytes, Feed] = {}
@@ -64,6 +66,7 @@ class Log:
         self._entry_at = entry_at
         self._withdrawn_at = withdrawn_at
         self._about_rights = about_rights
+        self._remnants_at = remnants_at
         self._dependencies = Dependencies()
         self._waiting = WaitingEntries()
         self._early: dict[bytes, int] = {}
@@ -75,7 +78,9 @@ class Log:
         self.erasures = self.authority.erasures
         """Which entries have no payloads any more."""
         self._payloads = Payloads(self.erasures, self.feeds, entry_at, withdrawn_at)
-        self._forks = Forks(self.feeds, self._waiting, self.authority, entry_at)
+        self._forks = Forks(
+            genesis.doc_id, self.feeds, self._waiting, self.authority, entry_at, remnants_at
+        )
 
     # What is here.
 
@@ -129,7 +134,14 @@ class Log:
             feed = self.feeds.setdefault(author, Feed(author))
             if self.id_at(author, seq) != entry.id:
                 feed.is_cut |= feed.fork is None or seq < feed.fork.seq
-        log = Log(self.genesis, self._entry_at, self.config, self._withdrawn_at, self._about_rights)
+        log = Log(
+            self.genesis,
+            self._entry_at,
+            self.config,
+            self._withdrawn_at,
+            self._about_rights,
+            self._remnants_at,
+        )
         log.restore(self.feeds.values(), self._dependencies.known)
         return log
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from lattica.crdt.entries.fork import MAX_PATH, ForkProof, Side, find_fork_between
 from lattica.crdt.entries.header import Entry, Header
+from lattica.crdt.entries.remnant import entry_of
 from lattica.crdt.log.authority import Authority
 from lattica.crdt.log.errors import ContradictionError
 from lattica.crdt.log.feed import Feed
@@ -20,23 +21,30 @@ class Forks:
     """The forks of a log.
 
     Args:
+        doc_id: the document's.
         feeds: what is admitted, by author; it is cut here.
         waiting: what is not yet, and is dropped where it contradicts.
         authority: learns of what does not count any more.
         entry_at: the admitted entry of an author and sequence number, from where they are kept.
+        remnants_at: of as many entries as said, at most, which were pruned and follow on each
+            other, what is left of them; none if the first of them is not pruned.
     """
 
     def __init__(
         self,
+        doc_id: bytes,
         feeds: dict[bytes, Feed],
         waiting: WaitingEntries,
         authority: Authority,
         entry_at: Callable[[bytes, int], Entry],
+        remnants_at: Callable[[bytes, int, int], Iterable[bytes]],
     ) -> None:
         self._feeds = feeds
         self._waiting = waiting
         self._authority = authority
         self._entry_at = entry_at
+        self._remnants_at = remnants_at
+        self._doc_id = doc_id
         self._unproved: dict[bytes, int] = {}
         """By author, where his entry here contradicts another, and is not signed by itself."""
         self._contradicted: set[bytes] = set()
@@ -93,10 +101,9 @@ class Forks:
         for which there is time until it is known that nobody has one with the signatures.
         """
         author = feed.author
-        try:
-            ours = self._entry_at(author, seq)
-        except LocalProtocolError:
-            raise ContradictionError("a chain that is not the one of which IDs are here") from None
+        ours = self._admitted(feed, seq, Outcome())
+        if ours is None:
+            raise ContradictionError("a chain that is not the one of which IDs are here")
         proof = find_fork_between(Side(ours), Side(side.entry))
         if proof is None and author in self._contradicted:
             proof = find_fork_between(self._side(feed, ours, Outcome()), side)
@@ -121,6 +128,9 @@ class Forks:
     def _following(self, feed: Feed, header: Header, outcome: Outcome) -> tuple[Entry, ...]:
         """What is here of that which follows on an entry, be it in the proof of a fork."""
         place = header.seq + 1
+        pruned = self._pruned(feed, place, MAX_PATH)
+        if pruned and pruned[0].header.prev_id == header.id:
+            return pruned
         for entry in self._here(feed, place, outcome):
             if entry.header.prev_id == header.id:
                 return (entry,)
@@ -226,7 +236,18 @@ class Forks:
         try:
             return self._entry_at(feed.author, seq)
         except LocalProtocolError:
-            return None
+            return next(iter(self._pruned(feed, seq, 1)), None)
+
+    def _pruned(self, feed: Feed, seq: int, most: int) -> tuple[Entry, ...]:
+        """What is left of entries from a sequence number on."""
+        found: list[Entry] = []
+        most = min(most, len(feed.ids) - seq)
+        for remnant in self._remnants_at(feed.author, seq, most) if most > 0 else ():
+            prev_id = feed.ids[seq + len(found) - 1]
+            found.append(entry_of(remnant, self._doc_id, feed.author, seq + len(found), prev_id))
+            if found[-1].is_signed():
+                break
+        return tuple(found)
 
     def break_off(self, feed: Feed, entry: Entry, outcome: Outcome) -> None:
         """What waited does not follow on what has come."""

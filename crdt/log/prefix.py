@@ -36,7 +36,8 @@ class FeedPrefix:
         feed.fork = self.fork or feed.fork
         if len(self.ids) > len(feed.ids):
             feed.ids, feed.size = [*self.ids], self.size
-            feed.hlc = self.entries[-1].header.hlc
+        if self.entries:  # before a fork they may be later than the last that is kept there
+            feed.hlc = max(feed.hlc, self.entries[-1].header.hlc)
 
     def cuts(self, feed: Feed) -> bool:
         """Whether what a feed has is partly behind the fork that is known here."""

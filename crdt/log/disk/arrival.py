@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from lattica.crdt.base.turns import Turns
 from lattica.crdt.entries.erasure import Shown, erasure_of
 from lattica.crdt.entries.header import Entry
+from lattica.crdt.entries.remnant import has_signature
 from lattica.crdt.log.errors import StoreError
 from lattica.crdt.log.prefix import FeedPrefix
 
@@ -113,7 +114,10 @@ class Arrival:
         self._database.insert(new, number, is_admitted=True)
         here.update(entry.header.seq for entry in new)
         gone = self._database.gone(prefix.author)
-        gone |= {seq: (prefix.ids[seq], rest) for seq, rest in prefix.remnants.items()}
+        for seq, rest in prefix.remnants.items():
+            # What earlier versions have left lacks a signature.
+            if seq not in gone or has_signature(rest):
+                gone[seq] = (prefix.ids[seq], rest)
         if gone:
             gone = {seq: rest for seq, rest in gone.items() if seq not in here}
             self._db.execute("DELETE FROM pruned WHERE author = ?", (number,))

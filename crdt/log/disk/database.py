@@ -16,7 +16,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from heapq import heapify, heappop, heapreplace
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +29,7 @@ from lattica.crdt.keys.session import SessionKey
 from lattica.crdt.log.disk.arrival import ARRIVED, STAND_IN_BYTES, Arrival, drop, left_over, runs
 from lattica.crdt.log.disk.schema import (
     ERASURES,
+    FORMER,
     INSERT,
     OF_KEYS,
     OF_RIGHTS,
@@ -98,8 +99,9 @@ class DocumentDatabase:
                 row = (self._genesis.doc_id, self._genesis.encode())
                 db.execute("INSERT INTO document VALUES (?, ?)", row)
                 db.execute(f"PRAGMA user_version={VERSION}")
-            elif version == 2:
-                db.execute(ERASURES)
+            elif version in FORMER:
+                if version == 2:
+                    db.execute(ERASURES)
                 db.execute(f"PRAGMA user_version={VERSION}")
             elif version != VERSION:
                 raise StoreError(f"{self.path} is of version {version}, which is not known here")
@@ -262,6 +264,23 @@ class DocumentDatabase:
     def remnants(self, author: bytes) -> dict[int, bytes]:
         """What is left of an author's entries that were pruned, by sequence number."""
         return {seq: remnant for seq, (_, remnant) in self.gone(author).items()}
+
+    def remnants_at(self, author: bytes, seq: int, most: int) -> list[bytes]:
+        """What is left of entries that were pruned and follow on each other, from a sequence number
+        on; nothing if that one was not.
+        """
+        with self._errors():
+            row = self._db.execute(
+                "SELECT seq, remnants FROM pruned WHERE author = ? AND seq <= ? "
+                "ORDER BY seq DESC LIMIT 1",
+                (self._numbers.get(author, -1), seq),
+            ).fetchone()
+        if row is None:
+            return []
+        try:
+            return list(islice(split_remnants(row[1]), seq - row[0], seq - row[0] + most))
+        except RemoteProtocolError as error:
+            raise StoreCorruptError(self._corrupt(f"{error}")) from None
 
     def pruned_end(self, author: bytes) -> int:
         """The sequence number after the last entry of an author that was pruned; 0 if none was."""
@@ -477,14 +496,17 @@ class DocumentDatabase:
                 for start, end in runs(seqs):
                     where = "WHERE author = ? AND seq >= ? AND seq < ? AND is_admitted"
                     rows = self._db.execute(
-                        f"SELECT id, header FROM entry {where} ORDER BY seq", (number, start, end)
+                        f"SELECT id, header, signature FROM entry {where} ORDER BY seq",
+                        (number, start, end),
                     ).fetchall()
                     if len(rows) != end - start:
                         raise LocalProtocolError("an entry is to be pruned that is not there")
                     self._db.execute(f"DELETE FROM entry {where}", (number, start, end))
-                    self.keep_remnants(
-                        number, start, [(row[0], remnant_of(decode_header(row[1]))) for row in rows]
-                    )
+                    left = [
+                        (entry_id, remnant_of(Entry(decode_header(header), signature, None)))
+                        for entry_id, header, signature in rows
+                    ]
+                    self.keep_remnants(number, start, left)
 
     def keep_fork(self, number: int, proof: ForkProof) -> None:
         """Have what an author wrote from a fork on not count; in a transaction."""

@@ -435,7 +435,14 @@ class Replica:
 
 def load_log(genesis: Genesis, database: DocumentDatabase, config: LogConfig | None = None) -> Log:
     """The log of what is kept. Raises StoreError."""
-    log = Log(genesis, database.entry, config, database.withdrawn_at, database.entries_about_rights)
+    log = Log(
+        genesis,
+        database.entry,
+        config,
+        database.withdrawn_at,
+        database.entries_about_rights,
+        database.remnants_at,
+    )
     log.restore(*database.load())
     if log.rights is not None:
         log.restore_rights(database.entries_about_rights())

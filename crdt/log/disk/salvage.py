@@ -16,7 +16,7 @@ from lattica.crdt.entries.erasure import Shown, erasure_of
 from lattica.crdt.entries.fork import ForkProof, decode_fork
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import ID_BYTES, Entry, check_entry, decode_header
-from lattica.crdt.entries.remnant import header_of, split_remnants
+from lattica.crdt.entries.remnant import entry_of, split_remnants
 from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.log.disk.arrival import STAND_IN_BYTES
 from lattica.crdt.log.erasure.erasures import Erasures
@@ -199,10 +199,10 @@ def _prefix(
         entry = here.get(seq)
         try:
             header = (
-                entry.header
+                entry
                 if entry is not None
-                else header_of(gone[seq], genesis.doc_id, author, seq, prev)
-            )
+                else entry_of(gone[seq], genesis.doc_id, author, seq, prev)
+            ).header
         except (KeyError, RemoteProtocolError):
             break
         if header.prev_id != prev or header.hlc <= hlc:

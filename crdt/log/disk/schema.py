@@ -16,8 +16,10 @@ from lattica.crdt.log.errors import (
 )
 from lattica.nat.base.errors import RemoteProtocolError
 
-VERSION: Final = 3
+VERSION: Final = 4
 """Of the form; a file of a later one is refused."""
+FORMER: Final = (2, 3)
+"""Those that are brought to it. Up to 3 no remnant has a signature."""
 ERASURES: Final = """
 CREATE TABLE erasure (
     id BLOB PRIMARY KEY, header BLOB NOT NULL, signature BLOB NOT NULL, payload BLOB NOT NULL,

@@ -22,7 +22,7 @@ from lattica.crdt.entries.erasure import decode_erasure
 from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.genesis import decode_genesis
 from lattica.crdt.entries.header import Entry, decode_header
-from lattica.crdt.entries.remnant import header_of, size_of, split_remnants
+from lattica.crdt.entries.remnant import entry_of, size_of, split_remnants
 from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.proofs.json_form import proof_from_json, proof_to_json
 from lattica.crdt.proofs.proof import verify_proof
@@ -187,13 +187,27 @@ def test_the_statement_is_signed_and_names_its_heads():
 def test_of_entries_that_were_pruned_what_is_left_has_their_ids():
     for seq, text in enumerate(VECTORS["remnants"], 1):
         (remnant,) = split_remnants(bytes.fromhex(text))
-        assert header_of(remnant, DOC_ID, AUTHOR, seq, IDS[seq - 1]).id == IDS[seq]
+        assert entry_of(remnant, DOC_ID, AUTHOR, seq, IDS[seq - 1]).id == IDS[seq]
         assert size_of(remnant, seq) == len(bytes.fromhex(VECTORS["entries"][seq]["header"])) + len(
             bytes.fromhex(VECTORS["entries"][seq]["payload"])
         )
         for spoiled in (remnant[:-1], remnant + b"\0", b""):
             with pytest.raises((RemoteProtocolError, ValueError)):
                 (_,) = split_remnants(spoiled)
+
+
+def test_of_each_256th_entry_that_was_pruned_the_signature_is_left():
+    landmark = VECTORS["landmark"]
+    (remnant,) = split_remnants(bytes.fromhex(landmark["remnant"]))
+    entry = entry_of(remnant, DOC_ID, AUTHOR, 255, IDS[2])
+    assert (entry.id.hex(), entry.signature.hex()) == (landmark["id"], landmark["signature"])
+    assert entry.is_signed()
+    assert size_of(remnant, 255) == sum(len(landmark[part]) // 2 for part in ("header", "payload"))
+    with pytest.raises(RemoteProtocolError):
+        entry_of(remnant, DOC_ID, AUTHOR, 254, IDS[2])
+    for spoiled in (remnant[:-1], remnant + b"\0"):
+        with pytest.raises((RemoteProtocolError, ValueError)):
+            (_,) = split_remnants(spoiled)
 
 
 def test_the_snapshot_is_read():

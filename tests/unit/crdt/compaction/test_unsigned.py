@@ -15,7 +15,7 @@ from lattica.crdt.document.check import check_document
 from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.fork import decode_fork, find_fork
 from lattica.crdt.entries.header import Entry
-from lattica.crdt.entries.remnant import header_of, remnant_of
+from lattica.crdt.entries.remnant import entry_of, remnant_of
 from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.log.prefix import FeedPrefix
 from lattica.crdt.log.withdrawn import vouched
@@ -73,9 +73,10 @@ def test_what_nobody_has_signed_of_an_author_who_forks_is_not_believed(
     made_up = FeedPrefix(liar.author, ids=[chain[0].id], entries=[chain[0]], fork=fork)
     for seq in range(1, length):
         header = chain[seq].header
-        remnant = remnant_of(replace(header, payload_hash=bytes(32)))
+        left = Entry(replace(header, payload_hash=bytes(32)), bytes(64), None)
+        remnant = remnant_of(left)
         made_up.remnants[seq] = remnant
-        said = header_of(remnant, header.doc_id, liar.author, seq, made_up.ids[-1])
+        said = entry_of(remnant, header.doc_id, liar.author, seq, made_up.ids[-1])
         made_up.ids.append(said.id)
     fresh.receive_snapshot(forged(giver, monkeypatch, made_up), NAMES)
     assert fresh.heads()[liar.author] == (1, chain[0].id)
