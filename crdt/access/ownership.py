@@ -146,6 +146,11 @@ class Ownership:
         ids = [each.id for each in self.appointments]
         return self.appointments[: ids.index(seat) + 1] if seat in ids else ()
 
+    @property
+    def all_owners(self) -> frozenset[bytes]:
+        """The identities that own the document, or did."""
+        return frozenset((*self._genesis.owners, *(each.successor for each in self.appointments)))
+
     def was_owner(self, identity: bytes) -> bool:
         """Whether an identity owns the document, or did."""
         return identity in self._genesis.owners or any(

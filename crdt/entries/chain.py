@@ -77,7 +77,7 @@ def fitting(entries: Iterable[Entry], most: int = MAX_ENTRIES) -> tuple[list[Ent
     for entry in entries:
         header = entry.header
         erasures += header.kind == Kind.ERASE
-        more = len(entry.payload or b"") + _DEP_BYTES * len(header.deps) + _ITEM_BYTES
+        more = _most_bytes(entry)
         if found and (
             header.seq != found[-1].header.seq + 1
             or size + more > MAX_CHAIN - FRAME_BYTES
@@ -103,6 +103,12 @@ def fitting_shown(
         if fits or len(entries) == 1:
             return entries, shown
         entries = entries[: len(entries) // 2]
+        size = sum(map(_most_bytes, entries))
+
+
+def _most_bytes(entry: Entry) -> int:
+    """Of an entry in a chain."""
+    return len(entry.payload or b"") + _DEP_BYTES * len(entry.header.deps) + _ITEM_BYTES
 
 
 def signed_part(entries: Sequence[Entry]) -> Sequence[Entry]:

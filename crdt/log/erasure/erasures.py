@@ -8,8 +8,10 @@ vouches for entries whose payloads are gone because of it: their chains can be t
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain, takewhile
 from typing import Protocol
 
 from lattica.crdt.access.rights import Rights
@@ -42,9 +44,12 @@ class Erasures:
         self._known: dict[bytes, Shown] = {}
         """By ID."""
         self._admitted: set[bytes] = set()
-        self._by_target: dict[Target, list[Shown]] = {}
+        self._by_target: dict[tuple[Target, bytes], list[Shown]] = {}
+        """By a target and whose they are, the latest first: those of others than its author and
+        owners have no effect, and are to cost nothing, however many there are.
+        """
         self._by_replaced: dict[bytes, list[Shown]] = {}
-        self._offered: dict[Target, list[Shown]] = {}
+        self._offered: dict[tuple[Target, bytes], list[Shown]] = {}
         """What comes with a chain, and is kept if something is taken because of it."""
         self._fresh: list[Shown] = []
         self._changed: list[Shown] = []
@@ -72,7 +77,8 @@ class Erasures:
         self._known[shown.entry.id] = shown
         self._fresh.append(shown)
         for target in shown.erasure.targets:
-            self._by_target.setdefault(target, []).append(shown)
+            named = self._by_target.setdefault((target, shown.identity), [])
+            insort(named, shown, key=lambda each: (-each.entry.header.hlc, each.entry.id))
         for entry_id in shown.erasure.replaced:
             self._by_replaced.setdefault(entry_id, []).append(shown)
 
@@ -91,7 +97,7 @@ class Erasures:
         """While something is taken, these may be the reason why it lacks payloads."""
         for each in shown:
             for target in each.erasure.targets:
-                self._offered.setdefault(target, []).append(each)
+                self._offered.setdefault((target, each.identity), []).append(each)
         try:
             yield
         finally:
@@ -121,10 +127,25 @@ class Erasures:
 
     def erases(self, header: Header) -> bool:
         """Whether an entry is erased: it takes no effect, and its payload goes."""
-        named = self._by_target.get(target_of(header)) if self._by_target else None
-        return named is not None and any(
-            each.entry.id in self._admitted and self.may_erase(each, header) for each in named
+        session = self._sessions.get(header.author) if self._by_target else None
+        return session is not None and any(
+            each.entry.id in self._admitted and self.may_erase(each, header)
+            for each in self._naming(header, session.identity)
         )
+
+    def _naming(self, header: Header, identity: bytes) -> Iterator[Shown]:
+        """The erasures later than an entry of an identity that name it, of those who may."""
+
+        def is_later(shown: Shown) -> bool:
+            return shown.entry.header.hlc > header.hlc
+
+        owners: Iterable[bytes] = self._genesis.owners
+        if self._rights is not None:
+            owners = self._rights.ownership.all_owners
+        for by in (identity, *sorted({*owners} - {identity})):
+            named = target_of(header), by
+            yield from takewhile(is_later, self._by_target.get(named, ()))
+            yield from filter(is_later, self._offered.get(named, ()))
 
     def may_erase(self, shown: Shown, header: Header) -> bool:
         """Whether an erasure erases an entry that it names, if it is admitted."""
@@ -158,15 +179,6 @@ class Erasures:
         """
         if header.kind not in ERASABLE:
             return None
-        target = target_of(header)
-        named = [*self._by_target.get(target, ()), *self._offered.get(target, ())]
         # One that stands in the log is there for whoever asks.
-        named.sort(key=lambda each: each.entry.id not in self._admitted)
-        return next((each for each in named if self._may_vouch(each, header, identity)), None)
-
-    def _may_vouch(self, shown: Shown, header: Header, identity: bytes) -> bool:
-        if shown.entry.header.hlc <= header.hlc:
-            return False
-        if shown.identity == identity or shown.identity in self._genesis.owners:
-            return True
-        return self._rights is not None and self._rights.ownership.was_owner(shown.identity)
+        in_log = filter(self.is_admitted, self._naming(header, identity))
+        return next(chain(in_log, self._naming(header, identity)), None)

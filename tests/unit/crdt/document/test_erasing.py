@@ -13,15 +13,24 @@ from lattica.crdt.base.canonical import Plain, encode
 from lattica.crdt.document import Document, LogEntry
 from lattica.crdt.document.check import check_document
 from lattica.crdt.entries.chain import encode_chain
-from lattica.crdt.entries.erasure import MAX_SHOWN, MAX_TARGETS, Erasure, Target, target_of
+from lattica.crdt.entries.erasure import (
+    MAX_SHOWN,
+    MAX_TARGETS,
+    Erasure,
+    Shown,
+    Target,
+    target_of,
+)
 from lattica.crdt.entries.genesis import Genesis, Mode
-from lattica.crdt.entries.header import Entry, Kind
+from lattica.crdt.entries.header import Entry, Header, Kind
 from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.keys.session import SessionKey
+from lattica.crdt.log.erasure.erasures import Erasures
+from lattica.crdt.log.feed import Feed
 from lattica.crdt.types.payloads import RegisterWrite
 from lattica.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
-from tests.support.crdt.chains import START, Writer
+from tests.support.crdt.chains import DOC, START, Writer
 from tests.support.crdt.documents import Clock, Make, making
 from tests.support.crdt.sync import exchange, exchange_all
 
@@ -466,6 +475,44 @@ def test_many_are_erased_at_once_and_go_in_pieces(make: Make):
     exchange(carl, bert)
     assert anna.root == bert.root == carl.root == root
     assert sum(each.is_erased for each in carl.entries()) == 600
+
+
+def test_what_is_erased_goes_in_pieces_as_large_as_there_is_room_for(make: Make):
+    eraser, document = Eraser(b"a"), make(ANNA)
+    chain = [*eraser.chain(65)]
+    targets = [target_of(each.header) for each in chain[1:]]
+    many = tuple(number.to_bytes(32) for number in range(1024))
+    for _ in range(30):
+        chain.append(eraser.erasing(chain[-1], *targets, replaced=many))
+    for entry in chain:
+        take(document, entry)
+    assert len([*document.chains_of(eraser.author, 0)]) < 8
+
+
+def test_erasures_of_those_who_may_not_erase_it_are_not_gone_through(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    author, entry = Writer(b"author"), Writer(b"author").chain(2)[1]
+    sessions = {author.author: Feed(author.author, author.identity.public_key.data)}
+    erasures = Erasures(DOC, sessions, None)
+    looked_at: list[Shown] = []
+
+    def may_erase(_: Erasures, shown: Shown, header: Header) -> bool:
+        looked_at.append(shown)
+        return True
+
+    monkeypatch.setattr(Erasures, "may_erase", may_erase)
+    for number in range(20):
+        stranger = Eraser(b"%d" % number)
+        erasing = stranger.erasing(stranger.chain(2)[-1], target_of(entry.header))
+        erasures.learn(erasing, stranger.identity.public_key.data)
+    assert not erasures.erases(entry.header)
+    assert not looked_at
+    assert erasures.reason(entry.header, author.identity.public_key.data) is None
+    own = Eraser(b"author").erasing(entry, target_of(entry.header))
+    erasures.learn(own, author.identity.public_key.data)
+    assert erasures.erases(entry.header)
+    assert [each.entry for each in looked_at] == [own]
 
 
 def write_all(document: Document, names: list[str]) -> None:
