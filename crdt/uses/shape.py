@@ -70,8 +70,8 @@ def check_document(document: DocumentLike) -> None:
         )
 
 
-def checked_part(text: str, what: str) -> str:
+def checked_part(text: object, what: str) -> str:
     """A part of a register's name. Raises LocalProtocolError if it is none."""
-    if not text or "/" in text:
+    if not isinstance(text, str) or not text or "/" in text:
         raise LocalProtocolError(f"{what} is a text without slashes, and not empty: {text!r}")
     return text

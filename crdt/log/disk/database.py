@@ -636,8 +636,8 @@ class DocumentDatabase:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.ProgrammingError as error:  # closed
-            raise StoreError(f"{self.path}: {error}") from None
+        except sqlite3.ProgrammingError:
+            raise StoreError(f"{self.path} is closed; open it again") from None
         except sqlite3.Error as error:
             raise named(self.path, error) from None
 

@@ -13,6 +13,7 @@ from lattica.crdt.document import Document
 from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.genesis import Limits
 from lattica.crdt.entries.header import Kind
+from lattica.crdt.log.errors import StoreError
 from lattica.crdt.types.payloads import ClaimWrite, CounterWrite, RegisterWrite
 from lattica.crdt.types.state import Change
 from lattica.errors import LocalProtocolError, RemoteProtocolError, ResourceLimitError
@@ -213,6 +214,13 @@ def test_what_no_replica_would_read_is_refused_where_it_is_written(tmp_path, wri
         with pytest.raises(LocalProtocolError):
             write(document)
         assert document.heads() == before
+
+
+def test_a_closed_document_says_so(tmp_path: Path):
+    with Document(tmp_path / "file", DOC, Identity(bytes(32))) as document:
+        document.registers["a"] = 1
+    with pytest.raises(StoreError, match="closed; open it again"):
+        document.registers["a"] = 2
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,11 @@ def test_a_document_of_asyncio_is_told_how_it_is_used(use):
         use(document)
 
 
+def test_a_version_is_a_text(documents):
+    with pytest.raises(LocalProtocolError, match=r"a version is a text without slashes.*: 7"):
+        ModelRegistry(documents[0]).publish("chat", 7, "cid")  # type: ignore[arg-type]
+
+
 def test_versions_are_published_promoted_and_rolled_back(documents):
     one, two = (ModelRegistry(each) for each in documents[:2])
     one.publish("chat", "1", "cid-1", {"loss": 0.5})
