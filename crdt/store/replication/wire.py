@@ -23,7 +23,7 @@ from lattica.crdt.sync.messages import (
     hello_tag,
     welcome_tag,
 )
-from lattica.nat.base.errors import NotConnectedError, RemoteProtocolError
+from lattica.nat.base.errors import IncompleteReadError, NotConnectedError, RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.stream import Stream
@@ -133,7 +133,10 @@ async def send_bytes(stream: Stream, message: bytes, patience: float = 4 * PATIE
 
 
 def blame(peer: PeerId, error: RemoteProtocolError) -> None:
-    """Say that a peer has broken the protocol."""
+    """Say that a peer has broken the protocol. Who closes a document in mid-exchange has not."""
+    if isinstance(error, IncompleteReadError):
+        logger.debug("an exchange ended early peer=%s: %s", peer, error)
+        return
     peer_log.log(
         logger,
         logging.WARNING,

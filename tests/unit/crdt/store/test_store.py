@@ -324,6 +324,27 @@ async def test_a_replica_that_breaks_the_protocol_is_told_of_and_does_no_harm(
         assert second.registers["a"] == 1
 
 
+async def test_who_ends_an_exchange_early_is_not_accused(tmp_path, autojump_clock, caplog):
+    from lattica.crdt.sync.messages import PROTOCOL
+
+    heard = 0
+
+    async def close_at_once(stream):
+        nonlocal heard
+        await stream.receive_message(1000)
+        heard += 1
+
+    async with stores(tmp_path) as net:
+        one, closing = net.store(), net.net.host()
+        closing.handle(PROTOCOL, close_at_once, owner="test")
+        first = await one.open("cluster")
+        await host_of(one).connect(closing.peer_id)
+        first.registers["a"] = 1
+        await trio.sleep(100)
+        assert heard
+        assert "broke the store's protocol" not in caplog.text
+
+
 async def test_changes_never_lose_the_last_state_however_slow_the_listener(
     tmp_path, autojump_clock
 ):
