@@ -128,6 +128,7 @@ class Resolved:
 
     def begin_with(self, state: State, tree: SearchTree) -> None:
         """Take what somebody else has resolved, of just what is in the file."""
+        state.erasures = lambda: self._replica.erasures  # of what comes next, too
         self._state, self._tree, self.is_stale = state, tree, False
         self._version += 1
 

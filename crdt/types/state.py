@@ -91,8 +91,8 @@ class State:
         """Whether an entry may write at a name; None: all may."""
         self._open_payload = open_payload if genesis.is_sealed else None
         """What an entry of a sealed document says; see :meth:`Keyring.open`."""
-        self._erasures = erasures
-        """What is erased; None: nothing."""
+        self.erasures = erasures
+        """What is erased; None: nothing. Set anew by who goes on with the state."""
         self._sequences = Sequences(genesis.doc_id)
         self._clear()
 
@@ -114,7 +114,7 @@ class State:
         or whose payload breaks the format takes no effect.
         """
         header = entry.header
-        erasures = self._erasures() if self._erasures is not None else None
+        erasures = self.erasures() if self.erasures is not None else None
         if erasures is not None and erasures.erases(header):
             return None
         try:

@@ -309,6 +309,24 @@ def test_a_standing_write_is_erased_as_if_it_was_deleted(make: Make):
     assert "key" not in first.registers
 
 
+def test_who_began_with_a_snapshot_erases_what_comes_as_others_do(make: Make, tmp_path: Path):
+    """It goes on with the state that the snapshot came to."""
+    anna, path = make(ANNA), tmp_path / "late"
+    anna.registers["a"] = 1
+    late = make(BERT, path=path)
+    late.receive_snapshot(anna.snapshot(), [ANNA.public_key.data])
+    eraser = Eraser(b"a")
+    chain = eraser.chain(3)
+    replaced = (chain[1].id,)
+    erasing = eraser.erasing(chain[-1], target_of(chain[-1].header), replaced=replaced)
+    for document in (late, anna):
+        take(document, *chain, erasing)
+        assert dict(document.registers.items()) == {"a": 1}
+    assert late.root == anna.root
+    late.close()
+    assert make(BERT, path=path).root == anna.root
+
+
 def test_where_the_eraser_contradicts_himself_payloads_come_back(make: Make):
     """What has dropped a payload for an erasure that does not count has it again from others."""
     eraser = Eraser(b"a")
