@@ -29,7 +29,7 @@ from lattica.crdt.document.resolved import Resolved
 from lattica.crdt.document.snapshots import Snapshots
 from lattica.crdt.document.statements import Statements
 from lattica.crdt.entries.chain import read_chain
-from lattica.crdt.entries.fork import decode_fork
+from lattica.crdt.entries.fork import ForkProof, decode_fork
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.keys.identities import peer_of
@@ -512,13 +512,19 @@ class Document:
         needed: int = 1,
     ) -> Turns[None]:
         """As :meth:`receive_snapshot`, in turns."""
-        return self._snapshots.receiving_snapshot(parts, signers, needed)
+        read = yield from self._snapshots.reading(parts, signers, needed)
+        yield from self.adopting(read)
 
     def adopting(self, read: Snapshot) -> Turns[None]:
         """Take a snapshot that is signed by enough, in turns: in one of them, all of it or
         nothing. Raises what :meth:`receive_snapshot` does.
+
+        What it proves of authors who contradict themselves is here then, whatever comes of it: who
+        has made it hears of that, and makes another one.
         """
-        return self._snapshots.adopting(read)
+        for proof in self._replica.log.contradictions(read.feeds.values()):
+            self._take_fork(proof)
+        yield from self._snapshots.adopting(read)
 
     # What peers have.
 
@@ -586,9 +592,11 @@ class Document:
 
     def receive_fork(self, proof: bytes) -> Received:
         """Take the proof of a fork. Raises what :meth:`receive` does."""
-        decoded = decode_fork(proof, self.genesis.doc_id)
+        return self._take_fork(decode_fork(proof, self.genesis.doc_id))
+
+    def _take_fork(self, proof: ForkProof) -> Received:
         with self._kept_or_forgotten():
-            outcome = self._replica.receive_fork(decoded, self._wall())
+            outcome = self._replica.receive_fork(proof, self._wall())
         return self._resolve(outcome)
 
     def advance(self) -> Received:

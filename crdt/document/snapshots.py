@@ -93,17 +93,12 @@ class Snapshots:
             raise LocalProtocolError("a snapshot of something else than what is here")
         return self._statements.statement(of=body_digest(body))
 
-    def receiving_snapshot(
-        self,
-        parts: Iterable[bytes],
-        signers: Collection[PeerId | str | bytes] = (),
-        needed: int = 1,
-    ) -> Turns[None]:
-        """As :meth:`Document.receiving_snapshot`."""
-        genesis = self._replica.genesis
+    def reading(
+        self, parts: Iterable[bytes], signers: Collection[PeerId | str | bytes], needed: int
+    ) -> Turns[Snapshot]:
+        """What is in a snapshot; see :meth:`Document.receiving_snapshot`."""
         believed = [*map(identity_key, signers)] or self._owners
-        read = yield from reading_snapshot(parts, genesis.doc_id, believed, needed)
-        yield from self.adopting(read)
+        return reading_snapshot(parts, self._replica.genesis.doc_id, believed, needed)
 
     def _owners(self, feeds: Mapping[bytes, FeedPrefix]) -> frozenset[bytes]:
         """Who owns the document by what is here, or by what a snapshot has: by that somebody may

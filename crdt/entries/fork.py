@@ -14,7 +14,7 @@ from typing import Final
 
 from lattica.crdt.base.canonical import decode, encode
 from lattica.crdt.entries.chain import SIGNED_EVERY
-from lattica.crdt.entries.header import NOT_SIGNED, Entry, check_entry, decode_header
+from lattica.crdt.entries.header import NOT_SIGNED, Entry, Header, check_entry, decode_header
 from lattica.nat.base.errors import RemoteProtocolError
 
 MAX_PATH: Final = SIGNED_EVERY
@@ -82,6 +82,13 @@ class ForkProof:
         named here, so that no other signature of the last of them is needed.
         """
         return bool(ids) and len(ids) == self.seq and ids[-1] in self._before
+
+    def behind(self, header: Header) -> tuple[Entry, ...]:
+        """What is in it of that which follows on an entry."""
+        for side in self.earliest:
+            if side.entry.header.prev_id == header.id and self.seq == header.seq + 1:
+                return (side.entry, *side.path)
+        return ()
 
     def is_within(self, other: ForkProof) -> bool:
         """Whether another proof for the same place has more of what stands there."""

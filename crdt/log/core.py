@@ -207,6 +207,13 @@ class Log:
         self._reconsider(now_ms, outcome)
         return outcome
 
+    def contradictions(self, prefixes: Iterable[FeedPrefix]) -> list[ForkProof]:
+        """Proofs that authors have contradicted themselves, by what a verified snapshot has of them
+        and what is here.
+        """
+        found = (self._forks.contradiction(prefix) for prefix in prefixes)
+        return [proof for proof in found if proof is not None]
+
     def receive_whole(
         self,
         chains: Sequence[Sequence[Entry]],

@@ -13,6 +13,7 @@ from lattica.crdt.log.authority import Authority
 from lattica.crdt.log.errors import ContradictionError
 from lattica.crdt.log.feed import Feed
 from lattica.crdt.log.outcome import Outcome
+from lattica.crdt.log.prefix import FeedPrefix
 from lattica.crdt.log.waiting import WaitingEntries
 from lattica.nat.base.errors import LocalProtocolError
 
@@ -115,6 +116,21 @@ class Forks:
             self._unproved[author] = seq
         raise ContradictionError("a chain that is not the one here, and proves no fork")
 
+    def contradiction(self, prefix: FeedPrefix) -> ForkProof | None:
+        """The proof that what is here and what a snapshot has are not of one honest author; None if
+        they go together, or what is left of them proves nothing.
+        """
+        feed = self._feeds.get(prefix.author) or Feed(prefix.author)
+        shorter = min(len(feed.ids), len(prefix.ids))
+        if feed.ids[:shorter] == prefix.ids[:shorter]:
+            return None
+        seq = next(seq for seq in range(shorter) if feed.ids[seq] != prefix.ids[seq])
+        ours = self._admitted(feed, seq, Outcome())
+        if ours is None:
+            return None
+        side = prefix.side_at(self._doc_id, seq)
+        return find_fork_between(self._side(feed, ours, Outcome()), side)
+
     def _side(self, feed: Feed, entry: Entry, outcome: Outcome) -> Side:
         """An entry, and what follows on it here, up to one that is signed by itself."""
         path = [entry]
@@ -134,10 +150,7 @@ class Forks:
         for entry in self._here(feed, place, outcome):
             if entry.header.prev_id == header.id:
                 return (entry,)
-        for side in feed.fork.earliest if feed.fork is not None else ():
-            if side.entry.header.seq == place and side.entry.header.prev_id == header.id:
-                return (side.entry, *side.path)
-        return ()
+        return feed.fork.behind(header) if feed.fork is not None else ()
 
     def _against_waiting(self, entries: Sequence[Entry]) -> list[ForkProof]:
         for place, entry in enumerate(entries):

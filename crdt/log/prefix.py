@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from lattica.crdt.entries.fork import ForkProof
+from lattica.crdt.entries.fork import MAX_PATH, ForkProof, Side
 from lattica.crdt.entries.header import Entry
-from lattica.crdt.entries.remnant import size_of
+from lattica.crdt.entries.remnant import entry_of, size_of
 from lattica.crdt.log.feed import Feed
 
 
@@ -27,6 +27,22 @@ class FeedPrefix:
     remnants: dict[int, bytes] = field(default_factory=dict)
     """Of the others, by sequence number; see :mod:`lattica.crdt.entries.remnant`."""
     fork: ForkProof | None = None
+
+    def side_at(self, doc_id: bytes, seq: int) -> Side:
+        """An entry, and what follows on it, up to one that is signed by itself, if that is here."""
+        here = {each.header.seq: each for each in self.entries}
+        path: list[Entry] = []
+        for place in range(seq, min(len(self.ids), seq + MAX_PATH + 1)):
+            prev_id = self.ids[place - 1] if place else doc_id
+            path.append(
+                here.get(place)
+                or entry_of(self.remnants[place], doc_id, self.author, place, prev_id)
+            )
+            if path[-1].is_signed():
+                break
+        if self.fork is not None:
+            path += self.fork.behind(path[-1].header)
+        return Side(path[0], tuple(path[1:]))
 
     def put_into(self, feed: Feed) -> None:
         """Have a feed go as far as this, which has the same entries as far as both go, and no fork

@@ -138,3 +138,27 @@ def test_a_signature_of_a_remnant_that_is_not_the_authors_is_refused(documents):
     parts = list(body_parts([prefix], ()))
     with pytest.raises(RemoteProtocolError, match="has not signed"):
         other.receive_snapshot([first_part([one.statement(body_digest(parts))]), *parts], NAMES)
+
+
+@pytest.mark.parametrize(("length", "other_length"), [(6, 9), (LENGTH, 20)])
+def test_replicas_that_have_both_pruned_where_an_author_contradicts_himself_come_to_the_same(
+    documents, length, other_length
+):
+    """By their snapshots: neither has a chain that the other one could take."""
+    one, other = documents[:2]
+    chain, branch = branches(length, 3)
+    longer = [*branch]
+    while len(longer) < other_length:
+        before = longer[-1]
+        longer.append(Writer(b"liar").next(before, before.header.hlc + 5, "other"))
+    pruned(one, chain)
+    pruned(other, longer)
+    with pytest.raises(ContradictionError, match="does not know of a fork"):
+        one.receive_snapshot(other.snapshot(), NAMES)
+    assert [decode_fork(proof, DOC.doc_id).seq for proof in one.forks()] == [3]
+    other.receive_snapshot(one.snapshot(), NAMES)
+    assert (one.root, one.heads()) == (other.root, other.heads())
+    assert list(one.forks()) == list(other.forks())
+    for document in (one, other):
+        document.close()
+        assert not check_document(document._replica.database.path).problem_count
