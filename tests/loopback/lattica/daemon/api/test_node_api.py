@@ -321,7 +321,7 @@ async def test_a_revision_of_a_repository_is_there_until_it_is_unpublished(
         assert first.description is not None
         await fetch(other, Ticket(first.description, owner, ()), tmp_path / "out")
         await there(lambda: source.unpublish(made.ticket))
-        with pytest.raises(NameNotFoundError, match="does not have it"):
+        with pytest.raises(NameNotFoundError, match=r"does not have it|has withdrawn it"):
             await resolver.resolve(NameRef(owner, "hf/org/llama@v1"))
         with pytest.raises(ContentNotFoundError):
             await fetch(other, Ticket(first.description, owner, ()), tmp_path / "two")
