@@ -16,7 +16,7 @@ from lattica.crdt.entries.header import Entry
 from lattica.crdt.log.clock import milliseconds_of
 from lattica.crdt.log.config import LogConfig
 from lattica.crdt.log.core import Log
-from lattica.crdt.log.erasure.erasures import Erasures
+from lattica.crdt.log.erasure.erasures import Erasures, erasures_in
 from lattica.crdt.log.prefix import whole_chains
 from lattica.crdt.tree.search_tree import SearchTree
 from lattica.crdt.types.state import State
@@ -77,7 +77,7 @@ def replay(
     """
     has_effect = open_payload = None
     if genesis.mode is Mode.OPEN:
-        erasures = _erasures_in(read, genesis)
+        erasures = erasures_in(genesis, read.feeds, read.shown)
     else:
         log = _admitted(read, genesis, config, now_ms)
         has_effect, erasures = log.has_effect, log.erasures
@@ -92,26 +92,11 @@ def replay(
     return state, tree
 
 
-def _erasures_in(read: Snapshot, genesis: Genesis) -> Erasures:
-    """What is erased in a snapshot of a document that everybody may write to."""
-    erasures = Erasures(genesis, read.feeds, None)
-    for shown in read.shown:
-        erasures.keep(shown)
-    for feed in read.feeds.values():
-        for entry in feed.entries:
-            erasures.learn(entry, feed.identity)
-    return erasures
-
-
 def _check_whole(read: Snapshot, erasures: Erasures) -> None:
     """Raises RemoteProtocolError for entries without payloads that nobody has erased."""
     kept = (entry for feed in read.feeds.values() for entry in feed.entries)
-    for entry in chain(kept, read.withdrawn):
-        if entry.payload is None:
-            feed = read.feeds.get(entry.header.author)
-            identity = feed.identity if feed is not None else b""
-            if erasures.reason(entry.header, identity) is None:
-                raise RemoteProtocolError("an entry of a snapshot without its payload")
+    if not all(map(erasures.is_whole, chain(kept, read.withdrawn))):
+        raise RemoteProtocolError("an entry of a snapshot without its payload")
 
 
 def _by_time(read: Snapshot) -> Iterator[list[Entry]]:

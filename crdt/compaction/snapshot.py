@@ -32,7 +32,7 @@ from lattica.crdt.base.turns import Turns, finish
 from lattica.crdt.entries.chain import pack_item, unpack_item
 from lattica.crdt.entries.erasure import Shown, pack_shown, read_shown
 from lattica.crdt.entries.fork import decode_fork
-from lattica.crdt.entries.header import Entry, Header, Kind, check_entry, decode_header
+from lattica.crdt.entries.header import Entry, Header, Kind, pack_entry, unpack_entry
 from lattica.crdt.entries.remnant import entry_of, has_signature, split_remnants
 from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.keys.strict_ed25519 import SIGNATURE_BYTES
@@ -80,7 +80,7 @@ def body_parts(
         if feed.fork is not None:
             yield encode([3, feed.fork.encode()])
     for entry in sorted(withdrawn, key=lambda entry: entry.id):
-        yield encode([4, [[entry.header.encoded, entry.signature, entry.payload]]])
+        yield encode([4, [pack_entry(entry)]])
     for each in sorted(shown, key=lambda each: each.entry.id):
         yield encode([5, pack_shown([each])])
 
@@ -238,8 +238,7 @@ class _Body:
                 fork = decode_fork(proof, self._doc_id)
                 self._feeds.setdefault(fork.author, FeedPrefix(fork.author)).fork = fork
             case [4, list(items)]:
-                for item in items:
-                    self.withdrawn.append(self._loose(item))
+                self.withdrawn += [unpack_entry(item, self._doc_id) for item in items]
             case [5, [_, *_] as sessions]:
                 self.shown += read_shown(sessions, self._doc_id)
             case _:
@@ -278,17 +277,6 @@ class _Body:
         self._hlc = header.hlc
         feed.ids.append(header.id)
         feed.size += header.size
-
-    def _loose(self, item: Plain) -> Entry:
-        match item:
-            case [bytes(header), bytes(signature), bytes() | None as payload]:
-                entry = Entry(decode_header(header), signature, payload)
-            case _:
-                raise RemoteProtocolError("a withdrawn entry of a snapshot that is none")
-        check_entry(entry)
-        if entry.header.doc_id != self._doc_id:
-            raise RemoteProtocolError("a withdrawn entry of another document")
-        return entry
 
     def finish(self) -> Turns[dict[bytes, FeedPrefix]]:
         for feed in self._feeds.values():

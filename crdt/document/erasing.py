@@ -93,7 +93,9 @@ class Erasing:
             return 0
         for each in targets:
             self._check_erasable(each)
-        writes = {each.id: write for each in targets if (write := self._read(each)) is not None}
+        writes = {
+            each.id: write for each in targets if (write := _said(self._opened(each))) is not None
+        }
         self._rights.check_names([*writes.values()])
         self._check_not_standing(targets, writes)
         batches = self._batches(targets, writes)
@@ -173,13 +175,6 @@ class Erasing:
                 "owner of the document"
             )
 
-    def _read(self, entry: Entry) -> Write | None:
-        """What an entry writes; None if it takes no effect anyway."""
-        try:
-            return decode_write(entry.header.kind, self._opened(entry).payload or b"")
-        except RemoteProtocolError:
-            return None
-
     def _opened(self, entry: Entry) -> Entry:
         try:
             return replace(entry, payload=self._writer.replica.open_payload(entry))
@@ -245,14 +240,15 @@ class Erasing:
             author, lambda said: is_sealed or any(said[:length] in starts for length in lengths)
         )
         for entry in found if places else ():
-            write = self._read(entry)
+            opened = self._opened(entry)
+            write = _said(opened)
             if (
                 write is not None
                 and _place(write) in places
                 and replica.genesis.allows(entry.header.kind)
                 and replica.has_effect(entry, write.name)
             ):
-                yield self._opened(entry), write
+                yield opened, write
 
     # What stays of them.
 
@@ -287,6 +283,14 @@ class Erasing:
         elif write is not None and entry.header.author in feeds:
             above = (*feeds[entry.header.author].ids[-1:],)
         return {*list({*above} - own)[:MAX_DEPS]}
+
+
+def _said(entry: Entry) -> Write | None:
+    """What an opened entry writes; None if it takes no effect anyway."""
+    try:
+        return decode_write(entry.header.kind, entry.payload or b"")
+    except RemoteProtocolError:
+        return None
 
 
 def _place(write: Write) -> tuple[Kind, bytes]:

@@ -54,8 +54,7 @@ class Feeds:
             if vouching and size + len(vouching) * _VOUCHING_BYTES <= MAX_CHAIN - FRAME_BYTES:
                 entries += vouching
                 size += len(vouching) * _VOUCHING_BYTES
-            room, _ = fitting_shown(entries, size, self._replica.shown_for)
-            chain = signed_part(room)
+            chain = signed_part(fitting_shown(entries, size, self._replica.shown_for))
             if not chain:
                 return
             yield encode_chain(chain, with_prev=True, shown=self._replica.shown_for(chain))

@@ -163,7 +163,7 @@ class Resolved:
         if outcome.erased or outcome.restored or self.is_stale:
             return True
         replaced = {each for shown in outcome.erasures for each in shown.erasure.replaced}
-        return not replaced.isdisjoint(self._state.standing())
+        return bool(replaced) and not replaced.isdisjoint(self._state.standing())
 
     def _reads_more(self) -> bool:
         """Whether there are other read keys than when this was asked last."""

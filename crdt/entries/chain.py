@@ -90,18 +90,16 @@ def fitting(entries: Iterable[Entry], most: int = MAX_ENTRIES) -> tuple[list[Ent
     return found, size
 
 
-def fitting_shown(
-    entries: Sequence[Entry], size: int, evidence: Evidence
-) -> tuple[Sequence[Entry], Sequence[Shown]]:
+def fitting_shown(entries: Sequence[Entry], size: int, evidence: Evidence) -> Sequence[Entry]:
     """The first of these entries, which take `size` bytes of a chain at most, that it has room for
-    together with the erasures of what they lack; and those erasures.
+    together with the erasures of what they lack.
     """
     while True:
         shown = evidence(entries)
         more = sum(each.entry.size + len(each.certificate) + _ITEM_BYTES for each in shown)
         fits = len(shown) <= MAX_SHOWN and size + more <= MAX_CHAIN - FRAME_BYTES
         if fits or len(entries) == 1:
-            return entries, shown
+            return entries
         entries = entries[: len(entries) // 2]
         size = sum(map(_most_bytes, entries))
 

@@ -19,8 +19,8 @@ from lattica.crdt.entries.header import (
     Entry,
     Header,
     Kind,
-    check_entry,
-    decode_header,
+    pack_entry,
+    unpack_entry,
 )
 from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.keys.strict_ed25519 import KEY_BYTES
@@ -112,9 +112,7 @@ def pack_shown(shown: Iterable[Shown]) -> list[Plain]:
     """
     sessions: dict[bytes, list[Plain]] = {}
     for each in shown:
-        entry = each.entry
-        item: list[Plain] = [entry.header.encoded, entry.signature, entry.payload]
-        sessions.setdefault(each.certificate, []).append(item)
+        sessions.setdefault(each.certificate, []).append(pack_entry(each.entry))
     return [[certificate, items] for certificate, items in sessions.items()]
 
 
@@ -135,27 +133,17 @@ def read_shown(sessions: Sequence[Plain], doc_id: bytes) -> tuple[Shown, ...]:
 
 
 def _of_session(certificate: bytes, items: Sequence[Plain], doc_id: bytes) -> list[Shown]:
-    entries = [_read_entry(item, doc_id) for item in items]
+    entries = [unpack_entry(item, doc_id) for item in items]
     author = entries[0].header.author
     identity = decode_certificate(certificate, doc_id, author).identity
     found: list[Shown] = []
     for entry in entries:
+        if entry.header.kind != Kind.ERASE:
+            raise RemoteProtocolError("what is shown as an erasure is none")
         if entry.header.author != author or not entry.is_signed():
             raise RemoteProtocolError("an erasure that its author has not signed")
         found.append(Shown(entry, identity, decode_erasure(entry.payload or b""), certificate))
     return found
-
-
-def _read_entry(item: Plain, doc_id: bytes) -> Entry:
-    match item:
-        case [bytes(header), bytes(signature), bytes(payload)]:
-            entry = Entry(decode_header(header), signature, payload)
-        case _:
-            raise RemoteProtocolError("an erasure that is none")
-    check_entry(entry)
-    if entry.header.doc_id != doc_id or entry.header.kind != Kind.ERASE:
-        raise RemoteProtocolError("what is shown as an erasure is none of this document")
-    return entry
 
 
 Evidence: TypeAlias = Callable[[Iterable[Entry]], Sequence[Shown]]

@@ -14,7 +14,7 @@ from enum import IntEnum
 from itertools import pairwise
 from typing import Final
 
-from lattica.crdt.base.canonical import decode, encode_known
+from lattica.crdt.base.canonical import Plain, decode, encode_known
 from lattica.crdt.keys.strict_ed25519 import KEY_BYTES, SIGNATURE_BYTES, verifies
 from lattica.nat.base.errors import RemoteProtocolError
 
@@ -216,6 +216,28 @@ def check_entry(entry: Entry) -> None:
         or hashlib.sha256(payload).digest() != header.payload_hash
     ):
         raise RemoteProtocolError("a payload that is not the one that the header names")
+
+
+def pack_entry(entry: Entry) -> list[Plain]:
+    """The wire form of an entry that stands by itself."""
+    return [entry.header.encoded, entry.signature, entry.payload]
+
+
+def unpack_entry(item: Plain, doc_id: bytes) -> Entry:
+    """Read an entry of a document that stands by itself. Its signature is not verified.
+
+    Raises:
+        RemoteProtocolError: it is none, or of another document.
+    """
+    match item:
+        case [bytes(header), bytes(signature), bytes() | None as payload]:
+            entry = Entry(decode_header(header), signature, payload)
+        case _:
+            raise RemoteProtocolError("an entry that is none")
+    check_entry(entry)
+    if entry.header.doc_id != doc_id:
+        raise RemoteProtocolError("an entry of another document")
+    return entry
 
 
 def check_form(entry: Entry) -> None:

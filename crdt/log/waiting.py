@@ -28,6 +28,7 @@ class WaitingEntries:
         self._places: dict[object, set[tuple[bytes, int]]] = {}
         """By peer, what of it waits: authors and sequence numbers."""
         self._bytes: Counter[object] = Counter()
+        self._total = 0
 
     def get(self, author: bytes, seq: int) -> Entry | None:
         """The entry of this number."""
@@ -43,7 +44,7 @@ class WaitingEntries:
         size = self._bytes[peer] + _size(entry)
         if len(self._entries.get(author, ())) >= MAX_ENTRIES or size > MAX_PEER_BYTES:
             return False
-        if self._bytes.total() + _size(entry) > MAX_BYTES:
+        if self._total + _size(entry) > MAX_BYTES:
             [(most, most_bytes)] = self._bytes.most_common(1)
             if most_bytes <= size:
                 return False
@@ -52,6 +53,7 @@ class WaitingEntries:
         self._entries.setdefault(author, {})[seq] = (entry, peer)
         self._places.setdefault(peer, set()).add((author, seq))
         self._bytes[peer] = size
+        self._total += _size(entry)
         return True
 
     def drop(self, author: bytes, since: int = 0, until: int | None = None) -> None:
@@ -67,6 +69,7 @@ class WaitingEntries:
             del self._entries[author]
         self._places[peer].discard((author, seq))
         self._bytes[peer] -= _size(entry)
+        self._total -= _size(entry)
         if not self._places[peer]:
             del self._places[peer], self._bytes[peer]
 

@@ -79,6 +79,6 @@ def _branch(entry: Entry, known: Mapping[bytes, Entry], feeds: Mapping[bytes, Fe
 
 def _encoded(branch: Sequence[Entry], evidence: Evidence) -> Iterator[bytes]:
     """A branch in pieces that replicas take, each of which ends with a signature of its own."""
-    while piece := signed_part(fitting_shown(*fitting(branch), evidence)[0]):
+    while piece := signed_part(fitting_shown(*fitting(branch), evidence)):
         yield encode_chain(piece, with_prev=True, shown=evidence(piece))
         branch = branch[len(piece) :]

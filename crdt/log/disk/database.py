@@ -324,20 +324,20 @@ class DocumentDatabase:
 
     def found(self, is_wanted: Callable[[bytes], bool]) -> Iterator[Entry]:
         """Entries with IDs that are wanted, be they withdrawn."""
-        with self._errors():
-            rows = self._db.execute(f"SELECT author, seq, id FROM entry WHERE {ARRIVED}")
-            wanted = [row for row in rows if is_wanted(row[2])]
-        for row in wanted:
-            yield from self._select("WHERE author = ? AND seq = ? AND id = ?", row)
+        return self._picked("id", ARRIVED, (), is_wanted)
 
     def saying(self, author: bytes, is_wanted: Callable[[bytes], bool]) -> Iterator[Entry]:
         """Admitted entries of an author with payloads that are wanted, in order."""
-        number = self._numbers.get(author, -1)
+        where = "author = ? AND is_admitted AND payload IS NOT NULL ORDER BY seq"
+        return self._picked("payload", where, (self._numbers.get(author, -1),), is_wanted)
+
+    def _picked(
+        self, column: str, where: str, values: tuple[int, ...], is_wanted: Callable[[bytes], bool]
+    ) -> Iterator[Entry]:
+        """Entries of which a column is wanted: few, so the others are not made."""
         with self._errors():
             rows = self._db.execute(
-                "SELECT author, seq, id, payload FROM entry "
-                "WHERE author = ? AND is_admitted AND payload IS NOT NULL ORDER BY seq",
-                (number,),
+                f"SELECT author, seq, id, {column} FROM entry WHERE {where}", values
             )
             wanted = [row[:3] for row in rows if is_wanted(row[3])]
         for row in wanted:

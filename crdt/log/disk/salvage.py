@@ -19,7 +19,7 @@ from lattica.crdt.entries.header import ID_BYTES, Entry, check_entry, decode_hea
 from lattica.crdt.entries.remnant import entry_of, split_remnants
 from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.log.disk.arrival import STAND_IN_BYTES
-from lattica.crdt.log.erasure.erasures import Erasures
+from lattica.crdt.log.erasure.erasures import erasures_in
 from lattica.crdt.log.prefix import FeedPrefix
 from lattica.crdt.log.withdrawn import vouched
 from lattica.nat.base.errors import RemoteProtocolError
@@ -92,22 +92,11 @@ def _take_erasures(db: sqlite3.Connection, found: Salvaged, genesis: Genesis) ->
 def _leave_out_bare(found: Salvaged, genesis: Genesis) -> None:
     """Leave out what lacks a payload that nobody has erased, and what follows on it."""
     prefixes = {each.author: each for each in found.prefixes}
-    erasures = Erasures(genesis, prefixes, None)
-    for shown in found.shown:
-        erasures.keep(shown)
+    is_whole = erasures_in(genesis, prefixes, found.shown).is_whole
     for prefix in found.prefixes:
-        for entry in prefix.entries:
-            erasures.learn(entry, prefix.identity)
-
-    def is_bare(entry: Entry) -> bool:
-        prefix = prefixes.get(entry.header.author)
-        identity = prefix.identity if prefix is not None else b""
-        return entry.payload is None and erasures.reason(entry.header, identity) is None
-
-    for prefix in found.prefixes:
-        for seq in [each.header.seq for each in prefix.entries if is_bare(each)][:1]:
+        for seq in [each.header.seq for each in prefix.entries if not is_whole(each)][:1]:
             prefix.end_before(seq)
-    found.withdrawn = [each for each in found.withdrawn if not is_bare(each)]
+    found.withdrawn = [*filter(is_whole, found.withdrawn)]
 
 
 @contextmanager

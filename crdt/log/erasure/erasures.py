@@ -18,6 +18,7 @@ from lattica.crdt.access.rights import Rights
 from lattica.crdt.entries.erasure import ERASABLE, Shown, Target, erasure_of, target_of
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import Entry, Header
+from lattica.crdt.log.prefix import FeedPrefix
 
 
 class _Session(Protocol):
@@ -103,9 +104,9 @@ class Erasures:
         finally:
             self._offered = {}
 
-    def use_offered(self, header: Header, identity: bytes) -> None:
-        """An entry of an identity was taken without its payload: keep what vouches for that."""
-        shown = self.reason(header, identity)
+    def use_offered(self, header: Header) -> None:
+        """An entry was taken without its payload: keep what vouches for that."""
+        shown = self.reason(header)
         if shown is not None:
             self.keep(shown)
 
@@ -173,12 +174,35 @@ class Erasures:
             for each in named
         )
 
-    def reason(self, header: Header, identity: bytes) -> Shown | None:
-        """The erasure because of which an entry of an identity has no payload, be it one that does
-        not act, or has just been offered; None if there is none.
+    def is_whole(self, entry: Entry, identity: bytes | None = None) -> bool:
+        """Whether an entry has its payload, or something says why not; see :meth:`reason`."""
+        return entry.payload is not None or self.reason(entry.header, identity) is not None
+
+    def reason(self, header: Header, identity: bytes | None = None) -> Shown | None:
+        """The erasure because of which an entry has no payload, be it one that does not act, or has
+        just been offered; None if there is none. `identity` is whose the entry is, if its session
+        need not be known here.
         """
         if header.kind not in ERASABLE:
             return None
+        if identity is None:
+            session = self._sessions.get(header.author)
+            identity = session.identity if session is not None else b""
         # One that stands in the log is there for whoever asks.
         in_log = filter(self.is_admitted, self._naming(header, identity))
         return next(chain(in_log, self._naming(header, identity)), None)
+
+
+def erasures_in(
+    genesis: Genesis, prefixes: Mapping[bytes, FeedPrefix], shown: Iterable[Shown]
+) -> Erasures:
+    """What is erased in chains of a document, as far as nobody's rights are asked for; `shown` are
+    erasures beside those in them.
+    """
+    erasures = Erasures(genesis, prefixes, None)
+    for each in shown:
+        erasures.keep(each)
+    for prefix in prefixes.values():
+        for entry in prefix.entries:
+            erasures.learn(entry, prefix.identity)
+    return erasures

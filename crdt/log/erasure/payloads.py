@@ -77,10 +77,7 @@ class Payloads:
         """Whether an entry has its payload, or something says why not; `feed` is that of its
         author, if it is not admitted yet.
         """
-        if entry.payload is not None:
-            return True
-        feed = feed or self._feeds.get(entry.header.author)
-        return self._erasures.reason(entry.header, feed.identity if feed else b"") is not None
+        return self._erasures.is_whole(entry, feed.identity if feed is not None else None)
 
     @staticmethod
     def take_missing(feed: Feed, entries: Iterable[Entry], outcome: Outcome) -> None:
@@ -98,8 +95,7 @@ class Payloads:
             return
         for entry in (*outcome.admitted, *outcome.tombstones):
             if entry.payload is None:
-                feed = self._feeds.get(entry.header.author)
-                self._erasures.use_offered(entry.header, feed.identity if feed else b"")
+                self._erasures.use_offered(entry.header)
                 self._note(entry, outcome)
         outcome.admitted[:] = [*map(self._without_erased, outcome.admitted)]
         outcome.tombstones[:] = [*map(self._without_erased, outcome.tombstones)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -34,6 +35,7 @@ from lattica.nat.base.errors import (
     StreamResetError,
 )
 from lattica.nat.base.keys.peer_id import PeerId
+from lattica.nat.base.limits.backoff import pause_after
 
 if TYPE_CHECKING:
     from lattica.content.manifest.cid import Cid
@@ -72,6 +74,7 @@ class Names:
         self._clock = clock
         self._nursery = nursery
         self._scope = trio.CancelScope()
+        self._rng = random.Random()
         self._records: dict[str, NameRecord] = {}
         self._unsaid: dict[str, tuple[NameTarget | None, float]] = {}
         """What the DHT is being told, by name: where it leads, and until when that is valid."""
@@ -177,14 +180,14 @@ class Names:
     async def _put_until_kept(self, name: str, target: NameTarget | None, expires: float) -> None:
         """Until there is something else to be said, or it is over: a node that starts before its
         network is there has nobody to tell at first."""
-        said, pause, level = self._unsaid[name], AGAIN_FIRST, logging.WARNING
+        said, failures, level = self._unsaid[name], 0, logging.WARNING
         while not await self._put(name, target, expires, level) and self._clock() < expires:
-            with trio.move_on_after(pause):
+            failures, level = failures + 1, logging.DEBUG
+            with trio.move_on_after(pause_after(failures, AGAIN_FIRST, AGAIN_LIMIT, self._rng)):
                 while said is self._unsaid[name]:
                     await self._changed.wait()
             if said is not self._unsaid[name]:
                 return
-            pause, level = min(2 * pause, AGAIN_LIMIT), logging.DEBUG
 
     async def _put(
         self, name: str, target: NameTarget | None, expires: float, level: int = logging.WARNING

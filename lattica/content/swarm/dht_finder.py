@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import trio
 
 from lattica.content.swarm.messages import Member
 from lattica.nat.base.errors import LatticaError
+from lattica.nat.base.limits.backoff import pause_after
 
 if TYPE_CHECKING:
     from lattica.content.manifest.cid import Cid
@@ -35,6 +37,7 @@ class DhtFinder:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._rng = random.Random()
 
     async def find_providers(self, cid: Cid) -> Sequence[Member]:
         found: list[Member] = []
@@ -47,7 +50,7 @@ class DhtFinder:
     async def provide(self, cid: Cid, *, is_here: Callable[[], bool] = lambda: True) -> None:
         """Say that this node has it. Where nobody is told, as a node that starts before its network
         is there finds nobody, it is tried again for as long as it is here."""
-        pause, level = AGAIN_FIRST, logging.WARNING
+        failures, level = 0, logging.WARNING
         while is_here():
             try:
                 held = await self._node.dht.provide(_key(cid))
@@ -57,8 +60,8 @@ class DhtFinder:
             else:
                 logger.info("%d peers of the DHT know that %s is here", held, cid)
                 return
-            await trio.sleep(pause)
-            pause, level = min(2 * pause, AGAIN_LIMIT), logging.DEBUG
+            failures, level = failures + 1, logging.DEBUG
+            await trio.sleep(pause_after(failures, AGAIN_FIRST, AGAIN_LIMIT, self._rng))
 
     async def withdraw(self, cid: Cid) -> None:
         """Say that this node has it no more, for a few seconds, even if cancelled."""
