@@ -40,7 +40,7 @@ class CheckReport:
     pruned: int = 0
     """Of which only the IDs are there."""
     withdrawn: int = 0
-    """Behind forks."""
+    """Kept without effect: behind forks, or covered by no right."""
     forks: int = 0
     unsigned: int = 0
     """Vouched for by a later entry of their chain, without a signature of their own."""

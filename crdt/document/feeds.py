@@ -33,6 +33,8 @@ class Feeds:
         self._replica = replica
         self._history = history
         self._head_index: HeadIndex | None = None
+        self._has_withdrawn: bool | None = None
+        """Whether something may be kept without effect; None: it has to be looked for."""
 
     def chains_since(self, heads: Mapping[bytes, tuple[int, bytes]]) -> Iterator[bytes]:
         """As :meth:`Document.chains_since`."""
@@ -77,7 +79,10 @@ class Feeds:
     def withdrawn_for(self, author: bytes, since: int) -> Iterator[bytes]:
         """As :meth:`Document.withdrawn_for`."""
         log, database = self._replica.log, self._replica.database
-        if not any(feed.fork is not None for feed in log.feeds.values()):
+        if self._has_withdrawn is None:
+            feeds = log.feeds.values()
+            self._has_withdrawn = any(feed.fork is not None or feed.is_cut for feed in feeds)
+        if not self._has_withdrawn:
             return
         entries = database.entries(author, since, log.length(author))
         yield from withdrawn_chains(
@@ -115,6 +120,8 @@ class Feeds:
 
     def take(self, outcome: Outcome) -> None:
         """Note whose heads are others by what a log has admitted and withdrawn."""
+        if outcome.forks or outcome.withdrawn or outcome.tombstones:
+            self._has_withdrawn = True
         for author in {entry.header.author for entry in outcome.admitted}:
             self._note(author)
         for proof in outcome.forks:
@@ -126,7 +133,7 @@ class Feeds:
 
     def forget(self) -> None:
         """Have the heads be read anew: the log is another one."""
-        self._head_index = None
+        self._head_index = self._has_withdrawn = None
 
     def _note(self, author: bytes) -> None:
         if self._head_index is None:

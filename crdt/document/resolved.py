@@ -139,7 +139,8 @@ class Resolved:
         if outcome.erased or outcome.restored or outcome.erasures:
             self._history.cuts += 1
             self.is_stale |= self._is_erased(outcome)
-        if self._reads_more() or outcome.forks or outcome.withdrawn or outcome.says_rights:
+        is_other = outcome.forks or outcome.withdrawn or outcome.has_revived
+        if self._reads_more() or is_other or outcome.says_rights:
             # Resolved anew when it is read: who makes many forks makes few of these.
             self.is_stale = True
         if outcome.is_news:

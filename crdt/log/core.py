@@ -132,8 +132,8 @@ class Log:
             author, seq = entry.header.author, entry.header.seq
             self._dependencies.known.add(entry.id)
             feed = self.feeds.setdefault(author, Feed(author))
-            if self.id_at(author, seq) != entry.id:
-                feed.is_cut |= feed.fork is None or seq < feed.fork.seq
+            if not feed.has(seq, entry.id):
+                feed.note_withdrawn(seq)
         log = Log(
             self.genesis,
             self._entry_at,
@@ -186,16 +186,13 @@ class Log:
             return outcome
         self._forks.take(entries, outcome)
         with self.erasures.offered([*shown, *self._payloads.standing_in([entries])]):
-            self._dependencies.keep_tombstones(
-                self.feeds.get(author), entries, outcome, self._payloads.is_whole
-            )
             feed = self.feeds.get(author) or Feed(author)
             self._payloads.take_missing(feed, entries, outcome)
             fresh = self._fresh(feed, entries)
             if fresh and self._has_rate(feed, fresh, outcome, now):
                 self._take(feed, fresh, peer, now_ms, outcome)
-            elif outcome.tombstones:
-                self._drain(self._dependencies.unblocked(outcome.tombstones), now_ms, outcome)
+            if any(map(self._dependencies.is_wanted, entries)):
+                self._keep_tombstones(feed, entries, now_ms, outcome)
             self._reconsider(now_ms, outcome)
         return outcome
 
@@ -244,9 +241,11 @@ class Log:
         for proof in proofs:
             self._forks.contain(proof, outcome)
         for entry in withdrawn:
-            if entry.id not in self._dependencies.known:
-                self._dependencies.known.add(entry.id)
+            if not self.knows(entry.id):
+                self._dependencies.note(entry.id)
                 outcome.tombstones.append(entry)
+                author = entry.header.author
+                self.feeds.setdefault(author, Feed(author)).note_withdrawn(entry.header.seq)
         lengths: list[int] | None = None
         # What gives a right may stand in a later chain than what is written by it.
         while lengths != (lengths := [self.length(each[0].header.author) for each in chains]):
@@ -354,12 +353,14 @@ class Log:
     def _withdrawn(self, feed: Feed, outcome: Outcome) -> Iterator[Entry]:
         """What was withdrawn and follows on a feed, as it grows, while a right covers it."""
         rights = self.rights
+        fresh = [each for each in outcome.tombstones if each.header.author == feed.author]
         while rights is not None and feed.may_grow:
-            found = self._withdrawn_at(feed.author, len(feed.ids))
+            found = chain(self._withdrawn_at(feed.author, len(feed.ids)), fresh)
             before = self._newest(feed)
             entry = next((each for each in found if each.header.prev_id == before), None)
             if entry is None:
-                feed.is_cut = any(author == feed.author for author, _ in outcome.withdrawn)
+                is_cut_now = any(author == feed.author for author, _ in outcome.withdrawn)
+                feed.is_cut = is_cut_now or bool(fresh)
                 return
             if self.authority.verdict(feed, entry) is not Verdict.ALLOWED:
                 return
@@ -450,6 +451,45 @@ class Log:
             now_ms,
             outcome,
         )
+
+    def _keep_tombstones(
+        self, feed: Feed, entries: Sequence[Entry], now_ms: int, outcome: Outcome
+    ) -> None:
+        """Keep without effect what is not admitted of these and others' entries wait for."""
+        behind = self._behind(feed, entries)
+        self._dependencies.keep_tombstones(
+            behind, outcome, lambda entry: self._payloads.is_whole(entry, feed)
+        )
+        if outcome.tombstones:
+            self.feeds.setdefault(feed.author, feed)
+            feed.note_withdrawn(outcome.tombstones[0].header.seq)
+            self._drain(self._dependencies.unblocked(outcome.tombstones), now_ms, outcome)
+
+    def _behind(self, feed: Feed, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Those of an author's entries from the place of a fork on, or from the first on that no
+        right covers, with those before it that only it vouches for.
+        """
+        start = 0
+        for place, entry in enumerate(entries):
+            if feed.has(entry.header.seq, entry.id):
+                start = place + 1
+            elif feed.fork is not None and entry.header.seq >= feed.fork.seq:
+                return entries[place:]
+            elif self._is_uncovered(feed, entry):
+                return entries[start:]
+            elif entry.is_signed():
+                start = place + 1
+        return ()
+
+    def _is_uncovered(self, feed: Feed, entry: Entry) -> bool:
+        """Whether no right covers an entry, or the one before it, which is kept without effect."""
+        header = entry.header
+        if header.seq > len(feed.ids) and self.knows(header.prev_id):
+            return True
+        try:
+            return self.authority.verdict(feed, entry) is not Verdict.ALLOWED
+        except RemoteProtocolError:  # it is no certificate
+            return True
 
     def _follow(self, feed: Feed, left: deque[Entry], now_ms: int, outcome: Outcome) -> None:
         """Admit the entries of `left` that can be, in order; empty it if one never can."""
@@ -578,6 +618,7 @@ class Log:
             self.clock.saw(feed.hlc)
         outcome.admitted += entries
         for entry in entries:
-            self._dependencies.known.add(entry.id)
+            outcome.has_revived |= self.knows(entry.id)
+            self._dependencies.note(entry.id)
             self.authority.learn(feed, entry)
         return entries

@@ -4,11 +4,10 @@ without effect.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Final
 
 from lattica.crdt.entries.header import Entry
-from lattica.crdt.log.feed import Feed
 from lattica.crdt.log.outcome import Outcome
 
 _MAX_WANTED: Final = 65536
@@ -63,44 +62,48 @@ class Dependencies:
                 authors.append(author)
         return authors
 
-    def keep_tombstones(
-        self,
-        feed: Feed | None,
-        entries: Sequence[Entry],
-        outcome: Outcome,
-        is_whole: Callable[[Entry], bool],
-    ) -> None:
-        """Others' entries depend on these, which are behind a fork: they do not dangle. Nor do
-        these: each comes after the one before it on its branch, and after its own dependencies.
+    def note(self, entry_id: bytes) -> None:
+        """An entry is here."""
+        self.known.add(entry_id)
+        self._wanted.discard(entry_id)
 
-        `is_whole` says whether all of an entry is there that is to be.
-        """
-        if feed is None or feed.fork is None:
-            return
-        behind = [
-            entry
-            for entry in entries
-            if entry.header.seq >= feed.fork.seq and entry.id not in self.known and is_whole(entry)
-        ]
-        for entry in reversed(behind):
-            if self._is_wanted(entry) and len(self._wanted) < _MAX_WANTED:
-                self._wanted.update(self._lacking(entry, feed.fork.seq))
-        for entry in behind:
-            if (
-                self._is_wanted(entry)
-                and not self._lacking(entry, feed.fork.seq)
-                and entry.is_signed()
-            ):
-                self.known.add(entry.id)
-                self._wanted.discard(entry.id)
-                outcome.tombstones.append(entry)
-
-    def _is_wanted(self, entry: Entry) -> bool:
+    def is_wanted(self, entry: Entry) -> bool:
+        """Whether others' entries wait for this one."""
         return entry.id in self._blocked or entry.id in self._wanted
 
-    def _lacking(self, entry: Entry, fork_seq: int) -> set[bytes]:
-        """What a tombstone comes after, and is not here."""
-        needed = set(entry.header.deps)
-        if entry.header.seq > fork_seq:
-            needed.add(entry.header.prev_id)
-        return needed - self.known
+    def keep_tombstones(
+        self, behind: Sequence[Entry], outcome: Outcome, is_whole: Callable[[Entry], bool]
+    ) -> None:
+        """Others' entries depend on some of these, which are not admitted: they do not dangle. Nor
+        do these: each comes after the one before it, and after its own dependencies; and those go
+        with it that vouch for it.
+
+        `behind` are contiguous; `is_whole` says whether all of an entry is there that is to be.
+        """
+        runs = [run for run in _signed_runs(behind) if all(map(is_whole, run))]
+        for run in reversed(runs):
+            if any(map(self.is_wanted, run)) and len(self._wanted) < _MAX_WANTED:
+                self._wanted.update(self._lacking(run))
+        for run in runs:
+            new = [entry for entry in run if entry.id not in self.known]
+            if any(map(self.is_wanted, new)) and not self._lacking(run):
+                for entry in new:
+                    self.note(entry.id)
+                outcome.tombstones += new
+
+    def _lacking(self, run: Sequence[Entry]) -> set[bytes]:
+        """What tombstones come after, and is not here."""
+        needed = {dep for entry in run for dep in entry.header.deps}
+        if run[0].header.seq:
+            needed.add(run[0].header.prev_id)
+        return needed - self.known - {entry.id for entry in run}
+
+
+def _signed_runs(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """Contiguous entries in pieces, of each of which the last is signed by itself."""
+    run: list[Entry] = []
+    for entry in entries:
+        run.append(entry)
+        if entry.is_signed():
+            yield run
+            run = []

@@ -30,8 +30,8 @@ class Feed:
     bare: set[int] = field(default_factory=set)
     """Sequence numbers of what has no payload, and is not erased any more: others may have it."""
     is_cut: bool = False
-    """Whether entries of it were withdrawn because a right was taken back: its own store goes on
-    as another session."""
+    """Whether entries of it are kept without effect because no right covers them: its own store
+    goes on as another session."""
 
     @property
     def may_grow(self) -> bool:
@@ -46,6 +46,10 @@ class Feed:
     def lacking(self) -> list[int]:
         """Those of :attr:`bare` that are admitted, in order."""
         return sorted(seq for seq in self.bare if seq < len(self.ids))
+
+    def note_withdrawn(self, seq: int) -> None:
+        """An entry is kept that is not admitted."""
+        self.is_cut |= self.fork is None or seq < self.fork.seq
 
     def follow(self, entry: Entry) -> None:
         """Have an entry behind the others."""

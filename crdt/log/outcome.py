@@ -30,7 +30,8 @@ class Outcome:
     forks: list[ForkProof] = field(default_factory=list)
     """Proofs that are new; everything of `proof.author` from `proof.seq` on is withdrawn."""
     tombstones: list[Entry] = field(default_factory=list)
-    """Entries behind a fork that others depend on: kept, without effect."""
+    """Entries behind a fork, or that no right covers, and others depend on: kept, without
+    effect."""
     resigned: list[Entry] = field(default_factory=list)
     """Entries that were here with a signature that is not their own; these have it."""
     withdrawn: list[tuple[bytes, int]] = field(default_factory=list)
@@ -47,6 +48,8 @@ class Outcome:
     have them."""
     settled: set[bytes] = field(default_factory=set)
     """Authors of whom other payloads are missing than before, or may be."""
+    has_revived: bool = False
+    """Whether something is admitted that was kept without effect."""
     has_other_owners: bool = False
     """Whether somebody else owns the document than before, or may do less or more as an owner."""
     refusals: list[Refusal] = field(default_factory=list)

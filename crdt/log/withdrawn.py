@@ -40,41 +40,51 @@ def withdrawn_chains(
     evidence: Evidence = lambda entries: (),
 ) -> Iterator[bytes]:
     """Chains of the withdrawn entries that some depend on, be it by way of others: each from the
-    place of its author's fork on. First those that are depended on, so that what they need is known
-    to be wanted, then all in the order in which they can be taken. `evidence` has the erasures of
-    those that have no payload.
+    first of its author on that is not admitted. What is depended on goes first, so that what it
+    needs is known to be wanted; then all in the order in which it can be taken. `evidence` has the
+    erasures of those that have no payload.
     """
     wanted = [dep for entry in entries for dep in entry.header.deps]
     if not wanted:
         return
     known = {entry.id: entry for entry in withdrawn()}
+    followers: dict[bytes, list[Entry]] = {}
+    for each in known.values():
+        followers.setdefault(each.header.prev_id, []).append(each)
     seen: set[bytes] = set()
     branches: list[list[Entry]] = []
     while wanted:
         entry = known.get(wanted.pop())
         if entry is None or entry.id in seen:
             continue
-        branch = _branch(entry, known, feeds)
+        branch = _branch(entry, known, followers, feeds)
         new = [each for each in branch if each.id not in seen]
         seen.update(each.id for each in new)
         wanted += [dep for each in new for dep in each.header.deps]
         branches.append(branch)
-    chains = [list(_encoded(branch, evidence)) for branch in branches]
-    for each in chains + chains[::-1] if len(chains) > 1 else chains:
-        yield from each
+    chains = [each for branch in branches for each in [*_encoded(branch, evidence)][::-1]]
+    yield from chains
+    yield from reversed(chains[:-1])
 
 
-def _branch(entry: Entry, known: Mapping[bytes, Entry], feeds: Mapping[bytes, Feed]) -> list[Entry]:
-    """An entry and those before it, as far back as its author's fork."""
-    feed = feeds.get(entry.header.author)
-    start = feed.fork.seq if feed is not None and feed.fork is not None else entry.header.seq
+def _branch(
+    entry: Entry,
+    known: Mapping[bytes, Entry],
+    followers: Mapping[bytes, Sequence[Entry]],
+    feeds: Mapping[bytes, Feed],
+) -> list[Entry]:
+    """An entry, those before it that are not admitted, and what vouches for it."""
+    start = len(feeds[entry.header.author].ids)
     branch = [entry]
     while branch[-1].header.seq > start:
         before = known.get(branch[-1].header.prev_id)
         if before is None:
             break
         branch.append(before)
-    return branch[::-1]
+    branch.reverse()
+    while not branch[-1].is_signed() and branch[-1].id in followers:
+        branch.append(followers[branch[-1].id][0])
+    return branch
 
 
 def _encoded(branch: Sequence[Entry], evidence: Evidence) -> Iterator[bytes]:

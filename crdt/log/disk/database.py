@@ -171,7 +171,7 @@ class DocumentDatabase:
                     raise StoreCorruptError(self._corrupt("an entry is nobody's"))
                 if not is_admitted:
                     others.append(entry_id)
-                    feed.is_cut |= feed.fork is None or seq < feed.fork.seq
+                    feed.note_withdrawn(seq)
                     continue
                 _add_pruned(feed, gone.get(number, {}))
                 if seq != len(feed.ids):
@@ -249,7 +249,7 @@ class DocumentDatabase:
         yield from self._select("WHERE author = ? AND seq = ? AND NOT is_admitted", (number, seq))
 
     def withdrawn_entries(self) -> Iterator[Entry]:
-        """What is behind forks. They are read as they are asked for."""
+        """What is kept without effect. They are read as they are asked for."""
         yield from self._select("WHERE NOT is_admitted", ())
 
     def _select(self, where: str, values: tuple[int | bytes, ...]) -> Iterator[Entry]:
@@ -404,7 +404,8 @@ class DocumentDatabase:
     ) -> None:
         """Keep what came from others, all or nothing; the newest may be lost if power fails.
 
-        `identities` are those of the authors in `admitted`; the payloads of `erased` go.
+        `identities` are those of the authors in `admitted` and `tombstones`; the payloads of
+        `erased` go.
 
         Raises:
             StoreFullError: there is no space.
@@ -419,7 +420,7 @@ class DocumentDatabase:
             self._insert_of(admitted, identities, is_admitted=True)
             for proof in forks:
                 self.keep_fork(self.number(proof.author), proof)
-            self._insert_of(tombstones, {}, is_admitted=False)
+            self._insert_of(tombstones, identities, is_admitted=False)
             self._db.executemany(
                 "UPDATE entry SET signature = ? WHERE author = ? AND seq = ? AND id = ?",
                 [

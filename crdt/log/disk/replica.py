@@ -366,7 +366,7 @@ class Replica:
     def _kept(self, outcome: Outcome) -> Outcome:
         if not outcome.is_news:
             return outcome
-        authors = {entry.header.author for entry in outcome.admitted}
+        authors = {each.header.author for each in (*outcome.admitted, *outcome.tombstones)}
         try:
             self._database.keep(
                 outcome.admitted,

@@ -38,7 +38,7 @@ OWNERS = PEERS[:2]
 KEY = Identity(bytes([9]) * 32)
 ANY = st.integers(0, len(PEERS) - 1)
 MOST_FORKS = 2
-KINDS = [Kind.REGISTER, Kind.COUNTER, Kind.SET]
+KINDS = [Kind.REGISTER, Kind.COUNTER, Kind.SET, Kind.TEXT]
 
 
 def genesis_of(mode: Mode) -> Genesis:
@@ -56,6 +56,7 @@ def seen(document: Document) -> dict[str, object]:
         "registers": dict(document.registers.items()),
         "set": sorted(map(str, document.set("s"))),
         "counter": document.counter("c").value,
+        "text": str(document.text("t")),
     }
 
 
@@ -109,6 +110,9 @@ class Governed(RuleBasedStateMachine):
                         document.registers[name] = self.clock()
                     case Kind.COUNTER:
                         document.counter("c").add(self.clock() % 7 - 3)
+                    case Kind.TEXT:
+                        text = document.text("t")
+                        text.insert(self.clock() % (len(text) + 1), name)
                     case _ if name in document.set("s"):
                         document.set("s").discard(name)
                     case _:
@@ -307,8 +311,15 @@ class Governed(RuleBasedStateMachine):
         """What was pruned at some, and what forks have brought back at others, all have."""
         for _ in range(2):
             for giver, number in itertools.permutations(range(len(PEERS)), 2):
-                parts = self.documents[giver].snapshot()
-                self.documents[number].receive_snapshot(parts, self.believed(giver))
+                self.share_snapshot(self.documents[giver], self.documents[number])
+
+    def share_snapshot(self, giver: Document, document: Document) -> None:
+        by = self.believed(self.documents.index(giver))
+        try:
+            document.receive_snapshot(giver.snapshot(), by)
+        except ContradictionError:  # a fork has become known by another one
+            exchange(giver, document)
+            document.receive_snapshot(giver.snapshot(), by)
 
     def begin_late(self, late: Document, source: Document) -> None:
         """By a snapshot where chains may have gaps, and else by whatever comes first."""

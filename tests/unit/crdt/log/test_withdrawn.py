@@ -1,4 +1,4 @@
-"""What forks have withdrawn, in chains that others take."""
+"""What was withdrawn, in chains that others take."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def test_a_long_branch_is_cut_where_its_author_has_signed():
     feeds = {liar.author: Feed(liar.author, fork=proof)}
     chains = withdrawn_chains([last], lambda: branch, feeds)
     taken = [decode_chain(each, DOC.doc_id, lambda author, seq: None) for each in chains]
+    # What is wanted is at the end, and needs what is before it.
     assert [[entry.header.seq for entry in each] for each in taken] == [
+        list(range(10, 24)),
         list(range(1, 10)),
         list(range(10, 24)),
     ]
