@@ -36,7 +36,7 @@ from lattica.crdt.entries.header import Entry, Header, Kind, pack_entry, unpack_
 from lattica.crdt.entries.remnant import entry_of, has_signature, split_remnants
 from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.keys.strict_ed25519 import SIGNATURE_BYTES
-from lattica.crdt.log.prefix import FeedPrefix
+from lattica.crdt.log.prefix import FeedPrefix, name_authors
 from lattica.crdt.log.withdrawn import vouched
 from lattica.crdt.proofs.statement import (
     SignedStatement,
@@ -206,6 +206,7 @@ class SnapshotReader:
             raise RemoteProtocolError("a snapshot of other entries than its statement's")
         forks = [feed.fork for feed in feeds.values() if feed.fork is not None]
         withdrawn = yield from vouched(self._body.withdrawn, forks)
+        name_authors(feeds, withdrawn)
         for feed in feeds.values():
             feed.end_vouched()
         return Snapshot(statement, names, feeds, withdrawn, self._body.shown)

@@ -136,7 +136,7 @@ class Resolved:
         """Go on by what a log has admitted and withdrawn; what changed, as far as it is known."""
         if outcome.forks or outcome.withdrawn or outcome.tombstones or outcome.resigned:
             self._history.cuts += 1
-        if outcome.erased or outcome.restored or outcome.erasures:
+        if outcome.erased or outcome.restored or outcome.erasures or outcome.acting:
             self._history.cuts += 1
             self.is_stale |= self._is_erased(outcome)
         is_other = outcome.forks or outcome.withdrawn or outcome.has_revived
@@ -163,7 +163,7 @@ class Resolved:
         """
         if outcome.erased or outcome.restored or self.is_stale:
             return True
-        replaced = {each for shown in outcome.erasures for each in shown.erasure.replaced}
+        replaced = {each for shown in outcome.acting for each in shown.erasure.replaced}
         return bool(replaced) and not replaced.isdisjoint(self._state.standing())
 
     def _reads_more(self) -> bool:

@@ -26,7 +26,7 @@ from lattica.crdt.log.clock import HybridClock, milliseconds_of
 from lattica.crdt.log.config import LogConfig
 from lattica.crdt.log.dependencies import Dependencies
 from lattica.crdt.log.erasure.payloads import Payloads
-from lattica.crdt.log.feed import Feed
+from lattica.crdt.log.feed import Feed, identity_in
 from lattica.crdt.log.forks import Forks
 from lattica.crdt.log.outcome import Outcome
 from lattica.crdt.log.prefix import FeedPrefix
@@ -245,7 +245,9 @@ class Log:
                 self._dependencies.note(entry.id)
                 outcome.tombstones.append(entry)
                 author = entry.header.author
-                self.feeds.setdefault(author, Feed(author)).note_withdrawn(entry.header.seq)
+                feed = self.feeds.setdefault(author, Feed(author))
+                feed.note_withdrawn(entry.header.seq)
+                feed.identity = feed.identity or identity_in(entry)
         lengths: list[int] | None = None
         # What gives a right may stand in a later chain than what is written by it.
         while lengths != (lengths := [self.length(each[0].header.author) for each in chains]):
@@ -456,6 +458,7 @@ class Log:
         self, feed: Feed, entries: Sequence[Entry], now_ms: int, outcome: Outcome
     ) -> None:
         """Keep without effect what is not admitted of these and others' entries wait for."""
+        feed.identity = feed.identity or identity_in(entries[0])
         behind = self._behind(feed, entries)
         self._dependencies.keep_tombstones(
             behind, outcome, lambda entry: self._payloads.is_whole(entry, feed)

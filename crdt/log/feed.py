@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from lattica.crdt.entries.fork import ForkProof
 from lattica.crdt.entries.header import Entry
+from lattica.crdt.keys.session import decode_certificate
+from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.limits.token_bucket import TokenBucket
 
 
@@ -65,3 +67,18 @@ class Feed:
         del self.ids[proof.seq :]
         if last is not None:
             self.hlc = last.header.hlc
+
+
+def identity_in(entry: Entry) -> bytes:
+    """Who vouches for the session that an entry is the first of; empty if it is another one, or has
+    no certificate.
+    """
+    if entry.header.seq:
+        return b""
+    try:
+        certificate = decode_certificate(
+            entry.payload or b"", entry.header.doc_id, entry.header.author
+        )
+    except RemoteProtocolError:
+        return b""
+    return certificate.identity

@@ -39,6 +39,8 @@ class Outcome:
     taken back."""
     erasures: list[Shown] = field(default_factory=list)
     """Erasures that were not known before."""
+    acting: list[Shown] = field(default_factory=list)
+    """Erasures that may act since now, or not any more."""
     erased: list[Entry] = field(default_factory=list)
     """Entries that are kept, and whose payloads go."""
     erased_here: list[Entry] = field(default_factory=list)

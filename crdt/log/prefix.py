@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from lattica.crdt.entries.fork import MAX_PATH, ForkProof, Side
 from lattica.crdt.entries.header import Entry
 from lattica.crdt.entries.remnant import entry_of, size_of
-from lattica.crdt.log.feed import Feed
+from lattica.crdt.log.feed import Feed, identity_in
 
 
 @dataclass(slots=True)
@@ -89,3 +89,13 @@ def whole_chains(prefixes: Collection[FeedPrefix]) -> tuple[list[list[Entry]], l
     """The chains of those of which nothing is gone, and the proofs of forks."""
     chains = [each.entries for each in prefixes if each.entries]
     return chains, [each.fork for each in prefixes if each.fork is not None]
+
+
+def name_authors(prefixes: Mapping[bytes, FeedPrefix], withdrawn: Iterable[Entry]) -> None:
+    """Say whose those sessions are that contradict themselves from their first entry on, by what is
+    withdrawn of them.
+    """
+    for entry in withdrawn:
+        prefix = prefixes.get(entry.header.author)
+        if prefix is not None and not prefix.identity:
+            prefix.identity = identity_in(entry)

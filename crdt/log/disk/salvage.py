@@ -20,7 +20,7 @@ from lattica.crdt.entries.remnant import entry_of, split_remnants
 from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.log.disk.arrival import STAND_IN_BYTES
 from lattica.crdt.log.erasure.erasures import erasures_in
-from lattica.crdt.log.prefix import FeedPrefix
+from lattica.crdt.log.prefix import FeedPrefix, name_authors
 from lattica.crdt.log.withdrawn import vouched
 from lattica.nat.base.errors import RemoteProtocolError
 
@@ -92,6 +92,7 @@ def _take_erasures(db: sqlite3.Connection, found: Salvaged, genesis: Genesis) ->
 def _leave_out_bare(found: Salvaged, genesis: Genesis) -> None:
     """Leave out what lacks a payload that nobody has erased, and what follows on it."""
     prefixes = {each.author: each for each in found.prefixes}
+    name_authors(prefixes, found.withdrawn)
     is_whole = erasures_in(genesis, prefixes, found.shown).is_whole
     for prefix in found.prefixes:
         for seq in [each.header.seq for each in prefix.entries if not is_whole(each)][:1]:

@@ -9,9 +9,9 @@ from lattica.crdt.entries.erasure import Shown, Target, erasure_of
 from lattica.crdt.entries.header import Entry
 from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.log.erasure.erasures import Erasures
-from lattica.crdt.log.feed import Feed
+from lattica.crdt.log.feed import Feed, identity_in
 from lattica.crdt.log.outcome import Outcome
-from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
+from lattica.nat.base.errors import LocalProtocolError
 
 
 class Payloads:
@@ -60,14 +60,10 @@ class Payloads:
         if all(each.payload is not None for entries in chains for each in entries):
             return
         for entries in chains:
-            first, feed = entries[0].header, self._feeds.get(entries[0].header.author)
+            feed = self._feeds.get(entries[0].header.author)
             certificate, identity = b"", feed.identity if feed is not None else b""
-            if not identity and first.seq == 0:
+            if not identity and (identity := identity_in(entries[0])):
                 certificate = entries[0].payload or b""
-                try:
-                    identity = decode_certificate(certificate, first.doc_id, first.author).identity
-                except RemoteProtocolError:
-                    continue  # it is refused, with what follows on it
             for entry in entries:
                 shown = erasure_of(entry, identity, certificate)
                 if shown is not None:
@@ -99,7 +95,8 @@ class Payloads:
                 self._note(entry, outcome)
         outcome.admitted[:] = [*map(self._without_erased, outcome.admitted)]
         outcome.tombstones[:] = [*map(self._without_erased, outcome.tombstones)]
-        for shown in self._erasures.take_changed():
+        outcome.acting += self._erasures.take_changed()
+        for shown in outcome.acting:
             for target in shown.erasure.targets:
                 for entry in self._kept_at(target):
                     if self._note(entry, outcome) and entry.payload is not None:

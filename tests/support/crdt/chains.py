@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from lattica.crdt.base.canonical import Plain, encode
+from lattica.crdt.entries.erasure import Erasure, Target
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.entries.writing import sign_entry
@@ -44,3 +45,22 @@ class Writer:
         payload = encode(["key", value, []])
         seq = before.header.seq + 1
         return sign_entry(self.session, doc_id, seq, before.id, hlc, Kind.REGISTER, payload)
+
+
+class Eraser(Writer):
+    """An author who signs erasures as he likes."""
+
+    def erasing(self, before: Entry, *targets: Target, replaced: tuple[bytes, ...] = ()) -> Entry:
+        return self.saying(before, Erasure(tuple(sorted(targets)), replaced).encode())
+
+    def saying(self, before: Entry, payload: bytes) -> Entry:
+        header = before.header
+        return sign_entry(
+            self.session,
+            self.genesis.doc_id,
+            header.seq + 1,
+            before.id,
+            header.hlc + 65536,
+            Kind.ERASE,
+            payload,
+        )

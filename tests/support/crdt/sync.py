@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Iterable
 
 from lattica.crdt.document import Document
+from lattica.crdt.entries.chain import encode_chain
+from lattica.crdt.entries.header import Entry
 from lattica.crdt.sync.messages import Entries, Fork, decode_message
 from lattica.crdt.sync.session import SyncCounts, SyncSession
 
@@ -69,3 +71,8 @@ def tell(document: Document, messages: Iterable[bytes]) -> None:
                 document.receive(chain, "peer")
             case other:
                 raise AssertionError(other)
+
+
+def take(document: Document, *entries: Entry) -> None:
+    """Have a document hear a chain of these."""
+    document.receive(encode_chain(entries, with_prev=True), "peer")

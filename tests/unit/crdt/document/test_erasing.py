@@ -18,21 +18,19 @@ from lattica.crdt.entries.erasure import (
     MAX_TARGETS,
     Erasure,
     Shown,
-    Target,
     target_of,
 )
 from lattica.crdt.entries.genesis import Genesis, Mode
 from lattica.crdt.entries.header import Entry, Header, Kind
-from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.keys.session import SessionKey
 from lattica.crdt.log.erasure.erasures import Erasures
 from lattica.crdt.log.feed import Feed
 from lattica.crdt.types.payloads import RegisterWrite
 from lattica.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
-from tests.support.crdt.chains import DOC, START, Writer
+from tests.support.crdt.chains import DOC, START, Eraser, Writer
 from tests.support.crdt.documents import Clock, Make, making
-from tests.support.crdt.sync import exchange, exchange_all
+from tests.support.crdt.sync import exchange, exchange_all, take
 
 ANNA, BERT, CARL = (Identity(bytes([number + 1]) * 32) for number in range(3))
 SECRET = "an unlikely sequence of letters " * 200
@@ -268,29 +266,6 @@ def test_an_erasure_waits_for_what_was_written_over(make: Make):
     assert carl.registers["a"] == "new"
     assert [each.is_erased for each in written(carl, "a", BERT)] == [False]
     assert sum(each.is_erased for each in carl.entries()) == 1
-
-
-class Eraser(Writer):
-    """An author who signs erasures as he likes."""
-
-    def erasing(self, before: Entry, *targets: Target, replaced: tuple[bytes, ...] = ()) -> Entry:
-        return self.saying(before, Erasure(tuple(sorted(targets)), replaced).encode())
-
-    def saying(self, before: Entry, payload: bytes) -> Entry:
-        header = before.header
-        return sign_entry(
-            self.session,
-            self.genesis.doc_id,
-            header.seq + 1,
-            before.id,
-            header.hlc + 65536,
-            Kind.ERASE,
-            payload,
-        )
-
-
-def take(document: Document, *entries: Entry) -> None:
-    document.receive(encode_chain(entries, with_prev=True), "peer")
 
 
 def test_a_standing_write_is_erased_as_if_it_was_deleted(make: Make):
