@@ -66,8 +66,6 @@ _INTRODUCTION = 1.0
 """Seconds that a provider has to say what it has, before it is asked for something."""
 _MAX_FAILURES = 3
 """In a row, of a provider that others have named."""
-_MAX_REFUSED = 64
-"""Pieces that a provider said it had, and did not send."""
 _CONNECTED_ASKED = 8
 """Peers that are connected anyway, and are asked whether they have it."""
 _FIND_EVERY = 60.0

@@ -2,7 +2,8 @@
 
 Of each piece it is kept who was said last to have asked for it (the claimant), and how often and
 since when it was held back in all: a source may name whom it likes, and must not be able to delay
-others for long by that. Time is passed in (seconds).
+others for long by that. Nor is it held back for anybody but the source that has said so: what one
+says is no reason not to ask another. Time is passed in (seconds).
 """
 
 from __future__ import annotations
@@ -28,8 +29,6 @@ class Hold(Generic[S]):
     """Who sends it to another, and said so."""
     claimant: S | None
     """To whom; None: it is not known."""
-    number: int
-    """The how manieth hold it is."""
 
 
 @dataclass(slots=True)
@@ -45,8 +44,6 @@ class Holds(Generic[S]):
     """All pieces held back. `S` names sources."""
 
     def __init__(self) -> None:
-        self.count = 0
-        """How many holds there have been."""
         self._held: dict[int, Hold[S]] = {}
         self._claimants: dict[int, S] = {}
         self._past: dict[int, _Past[S]] = {}
@@ -72,8 +69,7 @@ class Holds(Generic[S]):
             return
         past.count += 1
         past.latest = claimant
-        self.count += 1
-        self._held[piece] = Hold(now, source, claimant, self.count)
+        self._held[piece] = Hold(now, source, claimant)
 
     def got(self, piece: int, source: S) -> None:
         """Somebody has a piece now: for that one it is held back no more."""
@@ -87,18 +83,16 @@ class Holds(Generic[S]):
             if source in (hold.claimant, hold.source):
                 del self._held[piece]
 
-    def since(
-        self, number: int, waiting: int, now: float, until: Callable[[Hold[S]], float]
-    ) -> int:
-        """Those of the `waiting` pieces that are held back by holds after the first `number`.
+    def of(self, source: S, waiting: int, now: float, until: Callable[[Hold[S]], float]) -> int:
+        """Those of the `waiting` pieces that are not to be asked of a source for now.
 
-        `until` says how long one is to last.
+        `until` says how long a hold is to last.
         """
         found = 0
         for piece, hold in list(self._held.items()):
             end = min(until(hold), self._past[piece].first + LONGEST_HELD)
             if now > end or not waiting >> piece & 1:
                 del self._held[piece]
-            elif hold.number > number:
+            elif hold.source == source:
                 found |= 1 << piece
         return found

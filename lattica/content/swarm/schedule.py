@@ -10,7 +10,7 @@ numbers, bit n for piece n, so that a million pieces cost a few operations on 12
 * **The fast first**: a piece is not asked of a source while another one has it that would have
   delivered it in less than half the time.
 * **Held back**: what another has asked a source for (:class:`~.messages.Sending`), or it defers, is
-  soon to be had of that one, and not asked of it as long as that one gets on.
+  soon to be had of that one, and not asked of this source as long as that one gets on.
 * **Of those who share first**: what they have is not asked of who has everything, unless that one
   would have delivered it in less than half the time.
 * **In a hurry**: what somebody waits for comes first, of all that a source may be asked for.
@@ -30,6 +30,7 @@ from typing import Generic, TypeVar
 from lattica.content.download.plan import Span
 from lattica.content.protocol import MAX_SPAN_BYTES
 from lattica.content.swarm.holds import Hold, Holds
+from lattica.content.swarm.members import MAX_DEFERRALS
 from lattica.content.swarm.rarity import Rarity
 from lattica.content.swarm.source import QUIET, Source, SourceState
 
@@ -45,6 +46,9 @@ _MAX_ASKED = 1024
 """Requests under way to one source. Their bytes must fit the stream's buffers, or both sides could
 wait to send."""
 _MAX_COPIES = 2
+_MOST_UNKEPT = 64
+"""Pieces that a source says it has, and does not send: who says so again and again would be asked
+again and again."""
 _LENIENCE = 1.0
 """How much longer, as a share of the time that it has gone on, who shares may keep others waiting:
 what that costs is little beside the rest, and what it spares may be somebody's thin uplink."""
@@ -214,7 +218,6 @@ class Schedule(Generic[S]):
         state = self._sources[source]
         state.chunks = chunks
         state.has = -1 if chunks is None else self._pieces_in(chunks)
-        state.completed = self._holds.count
         self._count_holders()
 
     def add_holdings(self, source: S, numbers: Iterable[int], now: float) -> None:
@@ -268,8 +271,14 @@ class Schedule(Generic[S]):
                 self._hold(piece, source, claimant, now)
 
     def deferred(self, source: S, piece: int, now: float) -> None:
-        """A source says that another has asked for a piece, and will have it soon."""
+        """A source says that another has asked for a piece, and will have it soon. It is not
+        believed that more often than honest sources say so.
+        """
         state = self._sources[source]
+        times = state.deferrals[piece] = state.deferrals.get(piece, 0) + 1
+        if times > MAX_DEFERRALS:
+            self.refused(source, piece, now)
+            return
         self._forget_unsent(state, piece, now)
         self._wait_again(piece)
         if self._waiting >> piece & 1:
@@ -284,8 +293,11 @@ class Schedule(Generic[S]):
 
     def left(self, source: S) -> None:
         """Somebody is gone, or does not say any more what there is: what was held back for one who
-        had asked for it, or because it said so, is held back no more."""
+        had asked for it, or because it said so, is held back no more, and it may put off again what
+        it did."""
         self._holds.left(source)
+        if source in self._sources:
+            self._sources[source].deferrals.clear()
 
     def _held_until(self, hold: Hold[S]) -> float:
         """How long it is waited for somebody to get a piece, and to say so."""
@@ -309,11 +321,8 @@ class Schedule(Generic[S]):
             return None
         wanted = state.has & self._waiting
         if wanted:
-            if self._holds:
-                # Who has got everything since has it for those who were waited for.
-                held = self._holds.since(state.completed, self._waiting, now, self._held_until)
-                if state.chunks is None:
-                    wanted &= ~held
+            if state.chunks is None and self._holds:
+                wanted &= ~self._holds.of(source, self._waiting, now, self._held_until)
             if state.chunks is None and self._scattered:
                 wanted &= ~self._shared(state, now)
             if len(self._sources) > 1:
@@ -453,9 +462,14 @@ class Schedule(Generic[S]):
     def refused(self, source: S, piece: int, now: float) -> None:
         """A source does not send a piece; it waits again."""
         state = self._sources[source]
+        state.unkept += 1
         self._forget_unsent(state, piece, now)
         self._wait_again(piece)
         self.lacks(source, piece)
+
+    def keeps_its_word(self, source: S) -> bool:
+        """Whether a source has sent what it said it had, but for some pieces."""
+        return self._sources[source].unkept < _MOST_UNKEPT
 
     def _forget_unsent(self, state: Source, piece: int, now: float) -> None:
         """What was asked for is not sent: until now it was not the source that was slow."""

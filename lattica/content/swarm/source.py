@@ -64,8 +64,10 @@ class Source:
     is_away: bool = False
     """Its stream has ended, and nobody has looked for something to ask of it since."""
     next_steal: float = 0.0
-    completed: int = 0
-    """Of how many holds it was before when it was said to have everything."""
+    deferrals: dict[int, int] = field(default_factory=dict)
+    """How often it said of a piece that another was about to have it."""
+    unkept: int = 0
+    """Pieces that it said it had, and did not send when it was asked."""
     told_at: float = -math.inf
     """When it said last that it has got something."""
 

@@ -291,6 +291,11 @@ class Link:
                         schedule.refused(self.peer_id, piece, trio.current_time())
                     else:
                         refused(answer, self.peer_id, self._cid)
+                    if not schedule.keeps_its_word(self.peer_id):
+                        raise ContentError(
+                            f"peer {self.peer_id} says again and again that it has what it does "
+                            "not send"
+                        )
                 elif schedule.arrived(self.peer_id, piece, trio.current_time()):
                     try:
                         await sink.send(Arrived(self, piece, answer.data, continued))

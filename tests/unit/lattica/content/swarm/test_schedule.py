@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lattica.content.download.plan import Span
+from lattica.content.swarm.members import MAX_DEFERRALS
 from lattica.content.swarm.schedule import SILENT_AFTER, Schedule
 from tests.support.doubles.swarm_network import SOURCE, SwarmNetwork, Turns
 
@@ -390,6 +391,51 @@ def test_who_gets_on_is_waited_for_and_who_does_not_is_not():
     # As soon as it has it, it is a question of who is faster.
     made.add_holdings("b", [0], 8.95)
     assert made.next("b", 8.95) == 0
+
+
+def test_what_one_source_puts_off_is_asked_of_another():
+    made = schedule(3)
+    for name in "ab":
+        made.add(name, 0.0, complete=True)
+    made.hold_back("a", [0, 1], 0.0)
+    assert made.next("a", 0.0) == 2
+    made.deferred("a", 2, 0.0)
+    assert made.next("a", 0.0) is None
+    for piece in range(3):
+        assert made.next("b", 0.0) == piece
+        deliver(made, "b", piece, 0.1)
+
+
+def test_who_puts_off_again_and_again_does_not_have_it():
+    made = schedule(1)
+    made.add("a", 0.0, complete=True)
+    now = 0.0
+    for _ in range(MAX_DEFERRALS):
+        assert made.next("a", now) == 0
+        made.deferred("a", 0, now)
+        assert made.next("a", now) is None
+        now += 2 * SILENT_AFTER
+    assert made.next("a", now) == 0
+    made.deferred("a", 0, now)
+    assert made.next("a", now + 1000.0) is None
+    assert made.is_stuck
+    # Unless it has forgotten whom it has told what.
+    made.left("a")
+    made.set_holdings("a", None)
+    assert made.next("a", now) == 0
+    made.deferred("a", 0, now)
+    assert not made.is_stuck
+
+
+def test_who_says_that_it_has_what_it_does_not_send_does_not_keep_its_word():
+    made = schedule(1)
+    made.add("a", 0.0)
+    for _ in range(64):
+        assert made.keeps_its_word("a")
+        made.set_holdings("a", None)
+        assert made.next("a", 0.0) == 0
+        made.refused("a", 0, 0.0)
+    assert not made.keeps_its_word("a")
 
 
 def test_nobody_is_waited_for_without_end():

@@ -21,7 +21,9 @@ from lattica.content.protocol import (
     ContentServerCore,
     ListRequest,
     ManifestRequest,
+    Refusal,
     encode_body_header,
+    encode_refusal,
 )
 from lattica.content.publish.catalog import Publication, make_publication
 from lattica.content.publish.service import service_of
@@ -36,6 +38,7 @@ from lattica.content.swarm.messages import (
     decode_hello,
     encode_message,
 )
+from lattica.content.ticket import Ticket
 from lattica.errors import (
     ConfigError,
     ContentError,
@@ -313,6 +316,38 @@ async def test_a_peer_that_sends_nothing_or_next_to_nothing_holds_nothing_up(
                     await fetch(client, ticket, tmp_path / "out", options=QUICK)
     assert begun.is_set()
     assert (tmp_path / "out" / "file").read_bytes() == source.read_bytes()
+
+
+async def test_a_peer_that_says_again_and_again_that_it_has_it_is_asked_no_more(tmp_path):
+    source = make_file(tmp_path / "file", 2)
+    publication = await make_publication(source)
+    everything = encode_message(Has(publication.chunk_count, None))
+    asked, refused = trio.open_memory_channel[None](1)
+
+    async def chunks(stream) -> None:
+        core = ContentServerCore()
+        while data := await stream.receive_some():
+            for request in core.feed(data):
+                if isinstance(request, ManifestRequest):
+                    body = publication.encoded
+                    await stream.send_all(encode_body_header(len(body)) + body)
+                else:
+                    await stream.send_all(encode_refusal(Refusal.MISSING, "not any more"))
+                    await asked.send(None)
+
+    async def holdings(stream) -> None:
+        await stream.receive_message(MAX_HELLO)
+        await stream.send_message(everything)
+        async for _ in refused:
+            await stream.send_message(everything)
+
+    async with memory_net() as net:
+        liar, client = net.host(), net.host()
+        liar.handle(PROTOCOL, chunks, owner="test")
+        liar.handle(HOLDINGS, holdings, owner="test")
+        ticket = Ticket.make(publication.cid, liar.peer_id, ())
+        with trio.fail_after(60), pytest.raises(ContentError, match="does not send"):
+            await fetch(client, ticket, tmp_path / "out", options=QUICK)
 
 
 async def test_a_peer_that_speaks_nonsense_about_what_it_has_is_asked_no_more(tmp_path):
