@@ -6,7 +6,9 @@ import trio
 
 from lattica.crdt.entries.erasure import target_of
 from lattica.crdt.store.changes import ErasedChange
-from tests.unit.crdt.document.test_erasing import Eraser, take, written
+from tests.support.crdt.chains import Eraser
+from tests.support.crdt.sync import take
+from tests.unit.crdt.document.test_erasing import written
 from tests.unit.crdt.store.test_store import host_of, stores
 
 
