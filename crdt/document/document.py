@@ -622,6 +622,7 @@ class Document:
             tuple(outcome.refusals),
             outcome.waiting,
             outcome.is_news,
+            outcome.is_news or outcome.says_what_lacks,
         )
         self._on_outcome(outcome, received)
         return received

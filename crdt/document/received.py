@@ -21,3 +21,5 @@ class Received:
     """Entries that wait for others, or for their time."""
     is_news: bool = False
     """Whether anything was admitted, or withdrawn."""
+    is_of_use: bool = False
+    """Whether it is so, or it is known by it what is to come before something."""

@@ -83,7 +83,9 @@ class Dependencies:
         runs = [run for run in _signed_runs(behind) if all(map(is_whole, run))]
         for run in reversed(runs):
             if any(map(self.is_wanted, run)) and len(self._wanted) < _MAX_WANTED:
-                self._wanted.update(self._lacking(run))
+                lacking = self._lacking(run)
+                outcome.says_what_lacks |= not lacking <= self._wanted
+                self._wanted |= lacking
         for run in runs:
             new = [entry for entry in run if entry.id not in self.known]
             if any(map(self.is_wanted, new)) and not self._lacking(run):

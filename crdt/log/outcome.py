@@ -57,6 +57,8 @@ class Outcome:
     refusals: list[Refusal] = field(default_factory=list)
     waiting: int = 0
     """Entries that were taken and wait, because something is missing or they are early."""
+    says_what_lacks: bool = False
+    """Whether it is known by this what is to come before it, so that it can be taken then."""
 
     @property
     def is_news(self) -> bool:

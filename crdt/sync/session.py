@@ -62,6 +62,11 @@ class SyncResult(Protocol):
         """Whether it changed anything here."""
         ...
 
+    @property
+    def is_of_use(self) -> bool:
+        """Whether it did, or says what is to come first."""
+        ...
+
 
 class SyncSource(Protocol):
     """A document, as an exchange needs it."""
@@ -244,8 +249,8 @@ class SyncSession:
 
     def _note(self, result: SyncResult, size: int) -> None:
         self.counts.refused += bool(result.refusals)
-        if result.is_news:
-            self.counts.news += 1
+        self.counts.news += result.is_news
+        if result.is_of_use:
             return
         self._useless += size
         if self._useless > MAX_USELESS_BYTES:

@@ -14,6 +14,7 @@ from lattica.crdt.document import Document
 from lattica.crdt.document.check import check_document
 from lattica.crdt.entries.chain import decode_chain, encode_chain
 from lattica.crdt.entries.genesis import Genesis, Mode
+from lattica.crdt.sync import session
 from lattica.nat.base.keys.identity import Identity
 from tests.support.crdt.documents import Clock, Make, making
 from tests.support.crdt.sync import exchange, exchange_all
@@ -142,19 +143,21 @@ def test_what_nobody_builds_on_is_not_kept(make):
     assert len([*owner._replica.database.withdrawn_entries()]) == 2
 
 
-def test_more_than_goes_into_one_chain(make):
-    """What is wanted is at the end of it."""
+def test_more_than_goes_into_one_chain(make, monkeypatch):
+    """What is wanted is at the end of it; and what is before it is sent again, which is of use."""
+    monkeypatch.setattr(session, "MAX_USELESS_BYTES", 1_500_000)
     owner, anna, bert = make(OWNER), make(ANNA), make(BERT)
     owner.grant(ANNA.peer_id)
     owner.grant(BERT.peer_id)
     exchange_all(owner, anna, bert)
-    for number in range(40):
+    for number in range(60):
         anna.registers["large"] = bytes([number]) * 65_000
     anna.text("t").insert(0, "one ")
     exchange(anna, bert)
     bert.text("t").insert(4, "two")
     owner.revoke(ANNA.peer_id)
-    exchange(owner, bert)
+    for chain in owner.chains_of(owner.author, 0):
+        bert.receive(chain, "peer")
     exchange(bert, owner)
     agree(owner, bert)
     assert str(owner.text("t")) == "two"
