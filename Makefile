@@ -6,8 +6,9 @@ VENV_PYTHON := .venv/bin/python
 READY := .venv/.ready
 # Extra arguments, e.g. `make test ARGS="tests/unit -k yamux"`.
 ARGS ?=
-# Test files that run at a time: many of them wait for networks more than they work.
-JOBS ?= 4
+# Test files that run at a time: many of them wait for networks more than they work, so that six
+# keep two processors busy, and four do not.
+JOBS ?= 6
 # Containers often forbid Python to keep what it has compiled. Tests start a thousand processes, each
 # of which would compile all of Lattica anew.
 unexport PYTHONDONTWRITEBYTECODE

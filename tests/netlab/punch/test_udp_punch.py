@@ -21,7 +21,7 @@ PROGRAMS = str(Path(__file__).with_name("ice_programs.py"))
 _HALF_WAY = LinkSpec(delay_s=0.0125)
 LINE = Link(_HALF_WAY, _HALF_WAY)
 """Two of these in a row, there and back: 50 ms."""
-AT_A_TIME = 2
+AT_A_TIME = 5
 ENOUGH_S = 240
 """For one pair, on a machine that has much else to do."""
 
