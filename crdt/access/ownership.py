@@ -153,9 +153,7 @@ class Ownership:
 
     def was_owner(self, identity: bytes) -> bool:
         """Whether an identity owns the document, or did."""
-        return identity in self._genesis.owners or any(
-            each.successor == identity for each in self.appointments
-        )
+        return identity in self.all_owners
 
     def showing(self) -> Iterator[bytes]:
         """The sessions whose first entries show all appointments that count, if there are any."""

@@ -19,14 +19,13 @@ from lattica.dht.records.signed_value import (
     in_turns,
     open_values,
 )
+from lattica.nat.base.clocks import clocks_agree
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.printable import rough_duration
 
 logger = logging.getLogger(__name__)
 
-_CLOCKS_AGREE = 60.0
-"""Seconds by which clocks may differ."""
 _MAX_PAGES = 64
 """Answers of one peer about one key, each with as many values as a record has room for."""
 
@@ -146,7 +145,7 @@ class Reader:
     def _note_expired(self, ages: Sequence[float]) -> None:
         """Who keeps a value leaves it out when it has expired by its own clock: where the clock
         here says so long before, one of both is wrong. That is told once."""
-        if ages and min(ages) > _CLOCKS_AGREE * 1000 and not self._warned:
+        if ages and not clocks_agree(min(ages) / 1000) and not self._warned:
             self._warned = True
             logger.warning(
                 "a peer keeps a value that has expired %s ago by this machine's clock, and is not "

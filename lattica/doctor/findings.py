@@ -12,6 +12,7 @@ from statistics import median
 from lattica.doctor.distributions import ADVICE
 from lattica.doctor.facts import DoctorFacts, is_public_address, waiting_for
 from lattica.doctor.reach import How, reach_table
+from lattica.nat.base.clocks import clocks_agree
 from lattica.nat.base.net.addresses import Kind, ip_of, kind_of
 from lattica.nat.base.net.ip import CARRIER_NAT, IpAddress, is_public_host
 from lattica.nat.base.printable import rough_duration
@@ -19,7 +20,6 @@ from lattica.nat.swarm.addresses.nat_report import Behaviour, NatReport
 from lattica.nat.traversal.autonat.client_core import Reachability
 from lattica.nat.traversal.portmap.mapping import Mapping, Reason
 from lattica.nat.traversal.portmap.service import FamilyStatus
-from lattica.nat.traversal.relay.client.status import CLOCKS_AGREE
 
 KEEPALIVE = 25.0
 """Seconds after which a mapping that is to stay is used again; shorter lives need more."""
@@ -365,7 +365,7 @@ def _clocks(facts: DoctorFacts) -> Finding | None:
     ours_is_wrong = (
         len(offsets) > 1
         and sum(
-            abs(offset) > CLOCKS_AGREE and abs(offset - middle) <= CLOCKS_AGREE
+            not clocks_agree(offset) and clocks_agree(offset - middle)
             for offset in offsets.values()
         )
         > len(offsets) / 2
@@ -378,7 +378,7 @@ def _clocks(facts: DoctorFacts) -> Finding | None:
             "Set it, or have it set: `timedatectl set-ntp true`. Values in the DHT expire by it, "
             "and logs and certificates depend on it.",
         )
-    off = {relay: each for relay, each in offsets.items() if abs(each) > CLOCKS_AGREE}
+    off = {relay: each for relay, each in offsets.items() if not clocks_agree(each)}
     if not off:
         return Finding(
             "clock",

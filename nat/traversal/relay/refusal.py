@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from lattica.nat.base.clocks import clocks_agree
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.printable import utc_text
-from lattica.nat.traversal.relay.client.status import CLOCKS_AGREE
 from lattica.nat.traversal.relay.messages import HopStatus, Status
 from lattica.nat.traversal.relay.token import open_token
 
@@ -59,7 +59,7 @@ def _clocks(answer: HopStatus, token: bytes, wall: float) -> str:
     if answer.clock is None:
         return ""
     ends = open_token(token).not_after if token else 0
-    differ = abs(answer.clock - wall) > CLOCKS_AGREE
+    differ = not clocks_agree(answer.clock - wall)
     text = ""
     if 0 < ends <= answer.clock:
         text = f"; the token ran out at {utc_text(ends)}, as the relay's clock says it is "

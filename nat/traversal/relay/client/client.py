@@ -20,6 +20,7 @@ from contextlib import suppress
 
 import trio
 
+from lattica.nat.base.clocks import clocks_agree
 from lattica.nat.base.concurrency.watched import Watched
 from lattica.nat.base.errors import AddressError, LatticaError, RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId
@@ -43,7 +44,7 @@ from lattica.nat.traversal.relay.client.dialing import RelayDialer
 from lattica.nat.traversal.relay.client.known import KnownRelay
 from lattica.nat.traversal.relay.client.reservations import Reserving, clock_offset, lifetime_of
 from lattica.nat.traversal.relay.client.selection import Candidate, RelaySelection
-from lattica.nat.traversal.relay.client.status import CLOCKS_AGREE, RelayStatus, Source
+from lattica.nat.traversal.relay.client.status import RelayStatus, Source
 from lattica.nat.traversal.relay.leaving import LEAVING, SIZE, decode_leaving
 from lattica.nat.traversal.relay.messages import HOP, Reservation, Reserve, Status
 from lattica.nat.traversal.relay.refusal import reserve_refused
@@ -434,8 +435,8 @@ class RelayClient:
             logger.info("reserved for %.0f s limit=%s relay=%s", lifetime, limit, r.relay)
 
     def _note_clock(self, r: KnownRelay, offset: float | None) -> None:
-        was_right = r.clock_offset is None or abs(r.clock_offset) <= CLOCKS_AGREE
-        if offset is not None and abs(offset) > CLOCKS_AGREE and was_right:
+        was_right = r.clock_offset is None or clocks_agree(r.clock_offset)
+        if offset is not None and not clocks_agree(offset) and was_right:
             logger.info(
                 "the relay's clock and this machine's differ by %s; `lattica doctor` says "
                 "whose is wrong relay=%s",

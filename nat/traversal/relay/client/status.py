@@ -9,9 +9,6 @@ from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.traversal.relay.messages import Limit
 
-CLOCKS_AGREE = 60.0
-"""Seconds by which clocks may differ that count as right."""
-
 
 class Source(Enum):
     """How a relay became known."""
