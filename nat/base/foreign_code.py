@@ -14,10 +14,13 @@ import signal
 import threading
 from collections.abc import Callable
 from types import CodeType
+from typing import Final
 
 import trio
 
 from lattica.nat.base.printable import encodable
+
+_ENDS: Final = (StopIteration, StopAsyncIteration)
 
 
 def parted(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
@@ -43,6 +46,16 @@ def settle(error: BaseException, report: Callable[[BaseException], object]) -> N
     finally:
         # Their tracebacks lead to frames that hold them: those would wait for the collector.
         del error, passing, own
+
+
+def as_raised(error: BaseException) -> BaseException:
+    """What foreign code has raised, where Python has made a RuntimeError of it, since it would have
+    passed for the end of a coroutine or generator (PEP 479).
+    """
+    cause = error.__cause__
+    if not isinstance(error, RuntimeError) or not isinstance(cause, _ENDS):
+        return error
+    return cause if str(error).endswith(f" raised {type(cause).__name__}") else error
 
 
 def text_of(value: object) -> str:

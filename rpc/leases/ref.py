@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from functools import wraps
+from typing import Any, ClassVar, Final, ParamSpec, TypeVar
+
+import trio
 
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId, parse_peer_id
 from lattica.rpc.leases.book import ID_BYTES, Lease, LeaseEnd
 from lattica.rpc.leases.index import Index
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 REF_NAME: Final = "lattica.BufferRef"
 """What the type is called on the wire."""
 MAX_TTL: Final = 86_400.0
 """Seconds."""
+
+
+def _in_trio(method: Callable[P, T]) -> Callable[P, T]:
+    """A method that is used under trio: elsewhere nothing of it would run."""
+
+    @wraps(method)
+    def checked(*args: P.args, **keywords: P.kwargs) -> T:
+        if not trio.lowlevel.in_trio_run():
+            name = method.__name__
+            raise LocalProtocolError(
+                f"ref.{name}() is for the node's own thread, under trio; in other threads it is "
+                f"`lattica.rpc.{name}(ref, …)`, which is awaited under asyncio"
+            )
+        return method(*args, **keywords)
+
+    return checked
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +46,8 @@ class BufferRef:
     Made by :meth:`CallContext.share` and :meth:`lattica.rpc.Rpc.share`, for one peer; nobody else
     can read it, whoever gets the reference. While its reader's program has it, the node sends
     heartbeats, which keep it alive; from then on it lives for its time, and may be sent again.
-    `async with ref:` releases it at the end. For the trio thread only.
+    `async with ref:` releases it at the end. Under trio only: :class:`lattica.Lattica` and
+    :class:`lattica.AsyncLattica` have `rpc.read(ref, …)`, `rpc.release(ref)` and so on instead.
     """
 
     _leases: ClassVar[Any] = None
@@ -52,6 +76,7 @@ class BufferRef:
     def owner_id(self) -> PeerId:
         return parse_peer_id(self.owner)
 
+    @_in_trio
     async def read(
         self, index: Index = ..., *, out: Any = None, timeout: float | None = None
     ) -> Any:
@@ -75,10 +100,12 @@ class BufferRef:
         """
         return await self._bound.read(self, index, out, timeout)
 
+    @_in_trio
     async def release(self) -> None:
         """It is needed no more; its owner hears of it if it can be reached. Idempotent."""
         await self._bound.release(self)
 
+    @_in_trio
     async def give(self, peer: PeerId | str) -> BufferRef:
         """A reference to the same buffer for another peer, which may be sent to it.
 
@@ -108,6 +135,7 @@ class BufferRef:
         """
         return self._lease.end
 
+    @_in_trio
     async def wait_ended(self) -> LeaseEnd:
         """Wait until it has ended, and how. For its owner. Raises LocalProtocolError elsewhere."""
         end: LeaseEnd = await self._bound.wait_ended(self._lease)

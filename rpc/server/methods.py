@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 from lattica.nat.base.concurrency.exception_groups import unwrapped
-from lattica.nat.base.foreign_code import described, parted
+from lattica.nat.base.foreign_code import as_raised, described, parted
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.peer_log import peer_log
 from lattica.rpc.encoding.arrays import RefusedValueError
@@ -145,7 +145,7 @@ class ServedMethod:
         finally:
             # What is raised leads to this frame, which would wait for the collector with it.
             del error, passing
-        own = unwrapped(own)
+        own = as_raised(unwrapped(own))
         if isinstance(own, RpcError):
             return _told(own)
         self._log(own, peer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from typing import Any, Final
 
 import trio
 
@@ -16,6 +16,9 @@ from lattica.rpc.encoding.arrays import RefusedValueError
 from lattica.rpc.errors import InvalidArgumentError
 from lattica.rpc.protocol.messages import Kind
 from lattica.rpc.server.threads import NetworkThreads
+
+_END: Final = object()
+"""In place of an item: there are no more."""
 
 
 class RequestStream:
@@ -99,24 +102,24 @@ class ThreadedIterator:
         return self
 
     async def __anext__(self) -> Any:
-        found, item = await self._threads.run(self._step)
-        if not found:
+        item = await self._threads.run(self._step)
+        if item is _END:
             raise StopAsyncIteration
         return item
 
-    def _step(self) -> tuple[bool, Any]:
+    def _step(self) -> Any:
         with self._lock:
             if self._given_up:
-                return False, None
-            if self._iterator is None:
-                self._iterator = iter(self._make())
+                return _END
             try:
-                return True, next(self._iterator)
-            except StopIteration:
-                self._given_up = True
-                return False, None
+                if self._iterator is None:
+                    self._iterator = iter(self._make())
+                item = next(self._iterator, _END)
             except StopAsyncIteration as error:  # which would pass for the end
                 raise RuntimeError("the iterator raised StopAsyncIteration") from error
+            if item is _END:
+                self._given_up = True
+            return item
 
     def _close(self) -> None:
         with self._lock:

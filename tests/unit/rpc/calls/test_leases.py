@@ -77,6 +77,8 @@ async def test_parts_are_read_from_where_they_lie() -> None:
             await ref.read(500)
         with pytest.raises(TypeError, match="another form"):
             await ref.read(slice(3), out=out)
+        with pytest.raises(LocalProtocolError, match=r"`lattica\.rpc\.read\(ref, …\)`"):
+            _ = await trio.to_thread.run_sync(ref.read)
         again = await pair.client.call(pair.server_host.peer_id, "Owner.from_a_thread")
         np.testing.assert_array_equal(await again["cache"].read(0), CACHE[0])
 

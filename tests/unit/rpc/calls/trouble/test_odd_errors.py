@@ -195,6 +195,9 @@ async def test_what_is_told() -> None:
             error = await WAYS[way](stub, way, "exit")
             assert isinstance(error, UnknownError), way
             assert (error.message, error.error_type) == ("SystemExit: 3", "SystemExit"), way
+            for how, name in (("stop", "StopIteration"), ("async stop", "StopAsyncIteration")):
+                error = await WAYS[way](stub, way, how)
+                assert (error.message, error.error_type) == (name, name), way
         assert isinstance(await _unary(stub, "at_once", "without init"), NotFoundError)
         assert all(each.active == 0 for each in pair.server.statistics().methods)
 
