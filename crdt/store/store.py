@@ -40,6 +40,7 @@ from lattica.crdt.sync.messages import (
     encode_genesis_message,
     find_key,
 )
+from lattica.nat.base.checks import check_several, check_timeout, check_type
 from lattica.nat.base.concurrency.exception_groups import leaves
 from lattica.nat.base.errors import (
     LatticaError,
@@ -129,7 +130,12 @@ class Store:
     # What users do.
 
     async def open(
-        self, document: str, *, capability: bytes | None = None, timeout: float = 30.0
+        self,
+        document: str,
+        *,
+        capability: bytes | None = None,
+        timeout: float = 30.0,
+        must_exist: bool = False,
     ) -> SharedDocument:
         """Open a document, and replicate it from now on.
 
@@ -141,6 +147,8 @@ class Store:
                 appointment of this peer as an owner; it is kept.
             timeout: seconds to look for a peer that knows what the document with this ID is,
                 if it is not in this store.
+            must_exist: whether to look for a document that is named by its name, too; otherwise
+                the one that everybody may write to is begun here if it is not in this store.
 
         One that is open already is given again; `close` closes it for all. What it comes to is
         resolved when this returns; reading and resolving a large file, the node goes on.
@@ -151,7 +159,7 @@ class Store:
             ResourceLimitError: too many are open.
             StoreInUseError, StoreError: its file cannot be used.
         """
-        opened, _ = await self._opened(await self._find(document, timeout))
+        opened, _ = await self._opened(await self._find(document, timeout, must_exist))
         self._borrowers.pop(opened, None)
         await in_turns(opened.resolving())
         if capability is not None:
@@ -211,6 +219,12 @@ class Store:
             StoreError: its file cannot be made.
         """
         self._check_running()
+        check_type("name", name, str, "a text")
+        check_type("mode", mode, Mode, "a Mode")
+        if owners is not None:
+            check_several("owners", owners, "a list of peers")
+        for kind in kinds:
+            check_type("kinds", kind, Kind, "a list of Kind")
         keys = [self._identity.public_key.data] if owners is None else [*map(identity_key, owners)]
         genesis = Genesis(
             name,
@@ -252,7 +266,7 @@ class Store:
     # Files.
 
     def _known(self, document: str) -> Genesis | None:
-        """What is known here to be meant; None for an ID that is not in this store."""
+        """What is in this store and is meant."""
         if _ID.fullmatch(document):
             doc_id = bytes.fromhex(document)
             if doc_id in self._open:
@@ -262,7 +276,7 @@ class Store:
         if len(named) > 1:
             ids = ", ".join(genesis.doc_id.hex() for genesis in named)
             raise LocalProtocolError(f"several documents here are called {document!r}: {ids}")
-        return named[0] if named else Genesis(document)
+        return named[0] if named else None
 
     def _stored(self) -> Iterator[Genesis]:
         for path in sorted(self.folder.glob("*.genesis")):
@@ -321,11 +335,27 @@ class Store:
         if self._is_closed:
             raise LocalProtocolError("the store has ended with its node")
 
-    async def _find(self, document: str, timeout: float) -> Genesis:
+    async def _find(self, document: str, timeout: float, must_exist: bool = False) -> Genesis:
         """What a document is that has this ID or name. Raises as :meth:`open` does."""
         self._check_running()
+        check_type("document", document, str, "an ID or a name")
+        seconds = check_timeout(timeout)
         await trio.lowlevel.checkpoint()
-        return self._known(document) or await self._ask_for(bytes.fromhex(document), timeout)
+        known = self._known(document)
+        if known is not None:
+            return known
+        if _ID.fullmatch(document):
+            doc_id = bytes.fromhex(document)
+        else:
+            open_to_all = Genesis(document)
+            if not must_exist:
+                return open_to_all
+            doc_id = open_to_all.doc_id
+        found = await self._ask_for(doc_id, seconds)
+        if found is None:
+            asked = f", and no peer was found within {seconds:g} s that has it" if seconds else ""
+            raise TimeoutError(f"no document {document!r} is here{asked}")
+        return found
 
     async def _opened(self, genesis: Genesis) -> tuple[SharedDocument, bool]:
         """The document, and whether it is open only now."""
@@ -424,7 +454,7 @@ class Store:
         if document.is_open:
             await document.replicator.serve(stream, hello)
 
-    async def _ask_for(self, doc_id: bytes, timeout: float) -> Genesis:
+    async def _ask_for(self, doc_id: bytes, timeout: float) -> Genesis | None:
         """The genesis of a document, from whoever has it."""
         found: list[Genesis] = []
         with trio.move_on_after(timeout):
@@ -452,9 +482,7 @@ class Store:
                     for status in self._host.peers():
                         ask_soon(status.peer_id)
                     await trio.sleep(_LOOK_AGAIN)
-        if found:
-            return found[0]
-        raise TimeoutError(f"no peer was found within {timeout:g} s that has {doc_id.hex()}")
+        return found[0] if found else None
 
     async def _ask(self, peer: PeerId, doc_id: bytes) -> Genesis | None:
         try:

@@ -59,6 +59,11 @@ def _refuse(what: str) -> None:
     )
 
 
+def _existing(client: NodeClient, document: str, wait: float) -> str:
+    """The ID of a document that the node or a peer has, and that the node has open from now on."""
+    return client.crdt_open(document, timeout=wait, must_exist=True).id
+
+
 def create_by(client: NodeClient, name: str, mode: str, as_json: bool) -> None:
     """Have the node make a document, and keep it."""
     with by_daemon(client):
@@ -82,7 +87,7 @@ def list_by(client: NodeClient, as_json: bool) -> None:
 def get_by(client: NodeClient, document: str, name: str | None, wait: float) -> None:
     """Print registers as the node has them."""
     with by_daemon(client):
-        opened = client.crdt_open(document, timeout=wait)
+        opened = client.crdt_open(document, timeout=wait, must_exist=True)
         found = client.crdt_get(opened.id, name or "")
         if name is None:
             say_json({each: readable(value) for each, value in found.items()})
@@ -109,7 +114,7 @@ def log_by(client: NodeClient, document: str) -> Iterator[LogEntry]:
     from lattica.crdt.document import LogEntry
     from lattica.nat.base.keys.identity import PeerId
 
-    with by_daemon(client), client.crdt_log(client.crdt_open(document).id) as entries:
+    with by_daemon(client), client.crdt_log(_existing(client, document, 0.0)) as entries:
         for each in entries:
             yield LogEntry(
                 each.milliseconds,
@@ -127,7 +132,7 @@ def log_by(client: NodeClient, document: str) -> Iterator[LogEntry]:
 def erase_by(client: NodeClient, document: str, entries: Sequence[str], wait: float) -> int:
     """Have the node erase entries; its peers hear of it by itself. How many were not before."""
     with by_daemon(client):
-        return client.crdt_erase(client.crdt_open(document, timeout=wait).id, entries)
+        return client.crdt_erase(_existing(client, document, wait), entries)
 
 
 def watch_by(client: NodeClient, document: str, prefix: str, wait: float, as_json: bool) -> None:

@@ -275,7 +275,9 @@ def set_command(
     def write(opened: SharedDocument) -> None:
         opened.registers[name] = written
 
-    peers = with_document(config, document, write, wait=wait, before=True, after=True)
+    peers = with_document(
+        config, document, write, wait=wait, before=True, after=True, must_exist=False
+    )
     if as_json:
         say_json({"name": name, "peers": [str(peer) for peer in peers]})
 

@@ -62,17 +62,19 @@ def with_document(
     wait: float = 0.0,
     before: bool = False,
     after: bool = False,
+    must_exist: bool = True,
 ) -> tuple[object, ...]:
     """Do something with a document, in step with peers before or after it, if any are named.
 
-    Returns with whom it was in step afterwards.
+    One that does not have to exist is begun, as by `open`. Returns with whom it was in step
+    afterwards.
     """
 
     async def on_node() -> tuple[object, ...]:
         from lattica.node import Node
 
         async with Node(config) as node:
-            opened = await open_document(node, document, None, wait)
+            opened = await node.store.open(document, timeout=wait, must_exist=must_exist)
             if before and config.bootstrap:
                 await _try_synced(opened, wait)
             work(opened)

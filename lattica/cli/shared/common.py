@@ -254,10 +254,10 @@ def _explain_unreachable(causes: Iterable[BaseException]) -> None:
 def reported_errors() -> Iterator[None]:
     """Turn what a command raises into an exit code and at most one line a cause.
 
-    A :class:`LatticaError` is the user's news: its message, exit code 1
-    (:func:`wrong_arguments`: 2). Ctrl-C exits quietly
-    with 130. Standard output whose reader is gone (`| head`) ends the command quietly with 1.
-    Anything else is a bug and keeps its traceback.
+    A :class:`LatticaError`, or that something took too long, is the user's news: its message, exit
+    code 1 (:func:`wrong_arguments`: 2). Ctrl-C exits quietly with 130. Standard output whose reader
+    is gone (`| head`) ends the command quietly with 1. Anything else is a bug and keeps its
+    traceback.
     """
     try:
         yield
@@ -269,7 +269,7 @@ def reported_errors() -> Iterator[None]:
             fail("the current directory does not exist any more; change to one that does")
             raise SystemExit(EXIT_FAILURE) from None
         causes = [leaf for leaf in found if not isinstance(leaf, KeyboardInterrupt)]
-        if not all(isinstance(cause, LatticaError) for cause in causes):
+        if not all(isinstance(cause, (LatticaError, TimeoutError)) for cause in causes):
             raise
         if len(causes) < len(found):
             raise SystemExit(EXIT_INTERRUPTED) from None

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from lattica.cli.shared.common import fail, reported_errors
+from lattica.cli.shared.common import reported_errors
 from lattica.cli.shared.global_options import GlobalOptions
 from lattica.cli.shared.terminal import say
 
@@ -130,9 +130,6 @@ def by_daemon(client: NodeClient, connect: Sequence[str] | None = None) -> Itera
             yield client
     except Stopped as stopped:
         raise SystemExit(_SIGNAL_EXIT + stopped.number) from None
-    except TimeoutError as error:
-        fail(str(error))
-        raise SystemExit(1) from None
     finally:
         for each, handler in former.items():
             signal.signal(each, handler)

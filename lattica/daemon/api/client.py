@@ -459,11 +459,18 @@ class NodeClient(Closable):
         return cast("pb.CrdtDocument", self._call("crdt_create", request, timeout))
 
     def crdt_open(
-        self, document: str, *, capability: bytes = b"", timeout: float | None = None
+        self,
+        document: str,
+        *,
+        capability: bytes = b"",
+        timeout: float | None = None,
+        must_exist: bool = False,
     ) -> pb.CrdtDocument:
-        """Have it open a document by ID or name, and replicate it from then on."""
+        """Have it open a document by ID or name, and replicate it from then on; one that
+        `must_exist` is not begun there.
+        """
         request = pb.CrdtOpenRequest(
-            document=document, capability=capability, timeout_seconds=timeout or 0.0
+            document=document, capability=capability, timeout_seconds=timeout, must_exist=must_exist
         )
         return cast("pb.CrdtDocument", self._call("crdt_open", request, _longer(timeout)))
 

@@ -245,10 +245,17 @@ class Member:
             )
 
     async def open_document(
-        self, document: str, *, capability: bytes | None = None, timeout: float = 30.0
+        self,
+        document: str,
+        *,
+        capability: bytes | None = None,
+        timeout: float = 30.0,
+        must_exist: bool = False,
     ) -> SharedDocument:
         """Open a document, and replicate it until the node ends; see :meth:`Store.open`."""
-        opened = await self.node.store.open(document, capability=capability, timeout=timeout)
+        opened = await self.node.store.open(
+            document, capability=capability, timeout=timeout, must_exist=must_exist
+        )
         self.keep(opened)
         return opened
 

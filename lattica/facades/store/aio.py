@@ -43,12 +43,19 @@ class AsyncStore:
         self._node = node
 
     async def open(
-        self, document: str, *, capability: bytes | None = None, timeout: float = 30.0
+        self,
+        document: str,
+        *,
+        capability: bytes | None = None,
+        timeout: float = 30.0,
+        must_exist: bool = False,
     ) -> AsyncDocument:
         """Open a document by name or ID; see :meth:`Store.open`."""
 
         async def call() -> SharedDocument:
-            return await self._node.store.open(document, capability=capability, timeout=timeout)
+            return await self._node.store.open(
+                document, capability=capability, timeout=timeout, must_exist=must_exist
+            )
 
         return AsyncDocument(self._bridge, await self._bridge.acall(call))
 

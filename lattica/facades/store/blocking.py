@@ -42,12 +42,19 @@ class BlockingStore:
         self._node = node
 
     def open(
-        self, document: str, *, capability: bytes | None = None, timeout: float = 30.0
+        self,
+        document: str,
+        *,
+        capability: bytes | None = None,
+        timeout: float = 30.0,
+        must_exist: bool = False,
     ) -> BlockingDocument:
         """Open a document by name or ID; see :meth:`Store.open`."""
 
         async def call() -> SharedDocument:
-            return await self._node.store.open(document, capability=capability, timeout=timeout)
+            return await self._node.store.open(
+                document, capability=capability, timeout=timeout, must_exist=must_exist
+            )
 
         return BlockingDocument(self._bridge, self._bridge.call(call))
 

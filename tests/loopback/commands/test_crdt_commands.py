@@ -51,6 +51,10 @@ def test_a_document_is_made_and_read_without_a_network(tmp_path: Path) -> None:
     (file,) = (each for each in (tmp_path / "store").glob("*/*") if each.suffix == ".sqlite3")
     assert crdt(tmp_path, "check", str(file), "--json")["erased"] == 1
     assert "no value" in crdt(tmp_path, "get", "models", "note", code=1)
+    assert "no document 'modles' is here" in crdt(
+        tmp_path, "get", "modles", "note", "--wait", "0", code=1
+    )
+    assert crdt(tmp_path, "list", "--json")["name"] == "models"
 
 
 def test_a_document_is_shared_watched_and_taken_back(tmp_path: Path) -> None:

@@ -98,6 +98,11 @@ def test_documents_of_the_node_that_runs(tmp_path: Path) -> None:
             "latest": {"step": 7}
         }
         assert lattica(here, "crdt", "get", "models", "nothing").exit_code == 1
+        for asked in (("get", "modles", "--wait", "0"), ("log", "modles")):
+            said = lattica(here, "crdt", *asked)
+            assert said.exit_code == 1
+            assert "no document 'modles' is here" in said.stderr
+        assert len(lattica(here, "crdt", "list", "--json").stdout.splitlines()) == 1
         log = lattica(here, "crdt", "log", "models", "--json").stdout.splitlines()
         first = json.loads(log[-1])
         assert (first["name"], first["erased"]) == ("latest", False)

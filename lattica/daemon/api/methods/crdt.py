@@ -31,7 +31,8 @@ class CrdtMethods(MemberMethods):
         opened = await self.member.open_document(
             request.document,
             capability=request.capability or None,
-            timeout=request.timeout_seconds or 30.0,
+            timeout=request.timeout_seconds if request.HasField("timeout_seconds") else 30.0,
+            must_exist=request.must_exist,
         )
         return _document(opened)
 

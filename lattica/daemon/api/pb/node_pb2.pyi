@@ -625,14 +625,16 @@ class CrdtCreateRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., mode: _Optional[str] = ...) -> None: ...
 
 class CrdtOpenRequest(_message.Message):
-    __slots__ = ("document", "capability", "timeout_seconds")
+    __slots__ = ("document", "capability", "timeout_seconds", "must_exist")
     DOCUMENT_FIELD_NUMBER: _ClassVar[int]
     CAPABILITY_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    MUST_EXIST_FIELD_NUMBER: _ClassVar[int]
     document: str
     capability: bytes
     timeout_seconds: float
-    def __init__(self, document: _Optional[str] = ..., capability: _Optional[bytes] = ..., timeout_seconds: _Optional[float] = ...) -> None: ...
+    must_exist: bool
+    def __init__(self, document: _Optional[str] = ..., capability: _Optional[bytes] = ..., timeout_seconds: _Optional[float] = ..., must_exist: bool = ...) -> None: ...
 
 class CrdtDocument(_message.Message):
     __slots__ = ("id", "name", "mode")

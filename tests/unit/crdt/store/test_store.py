@@ -182,6 +182,34 @@ async def test_an_id_that_nobody_knows_is_looked_for_and_given_up(tmp_path, auto
             await document.synced(timeout=10)
 
 
+async def test_what_names_no_document_is_said(tmp_path, autojump_clock):
+    async with stores(tmp_path) as net:
+        store: Any = net.store()
+        with pytest.raises(LocalProtocolError, match="document: an ID or a name, not 5"):
+            await store.open(5)
+        with pytest.raises(TypeError, match="a timeout is a number of seconds, or None; not '5'"):
+            await store.open("a", timeout="5")
+        for wrong in ({"name": 5}, {"mode": "open"}, {"owners": "12D3"}, {"kinds": ["register"]}):
+            with pytest.raises(LocalProtocolError, match=f"^{next(iter(wrong))}: .*, not "):
+                await store.create(**{"name": "a", **wrong})
+
+
+async def test_a_document_that_must_exist_is_not_begun_and_is_found_by_its_name(
+    tmp_path, autojump_clock
+):
+    async with stores(tmp_path) as net:
+        one, two = net.store(), net.store()
+        await host_of(one).connect(host_of(two).peer_id)
+        with pytest.raises(TimeoutError, match="no document 'cluster' is here, and no peer was"):
+            await one.open("cluster", timeout=20, must_exist=True)
+        with pytest.raises(TimeoutError, match=r"no document 'cluster' is here$"):
+            await one.open("cluster", timeout=0, must_exist=True)
+        assert one.documents() == []
+        second = await two.open("cluster")
+        first = await one.open("cluster", must_exist=True)
+        assert first.id == second.id
+
+
 async def test_a_peer_that_opens_the_document_later_is_told_of_it(tmp_path, autojump_clock):
     async with stores(tmp_path) as net:
         one, two = net.store(), net.store()
@@ -343,6 +371,32 @@ async def test_who_ends_an_exchange_early_is_not_accused(tmp_path, autojump_cloc
         await trio.sleep(100)
         assert heard
         assert "broke the store's protocol" not in caplog.text
+
+
+async def test_nothing_is_lost_where_a_document_is_closed_while_a_peer_sends(
+    tmp_path, autojump_clock, caplog, monkeypatch
+):
+    heard = trio.Event()
+    async with stores(tmp_path) as net:
+        one, two = net.store(), net.store()
+        first, second = await one.open("cluster"), await two.open("cluster")
+        await host_of(one).connect(host_of(two).peer_id)
+        await first.synced()
+        receive = second.receive
+
+        def close_and_receive(chain, peer):
+            second.close()
+            heard.set()
+            return receive(chain, peer)
+
+        monkeypatch.setattr(second, "receive", close_and_receive)
+        first.registers["a"] = 1
+        await heard.wait()
+        await trio.sleep(1)
+        assert "cannot be kept" not in caplog.text
+        again = await two.open("cluster")
+        await again.synced()
+        assert again.registers["a"] == 1
 
 
 async def test_changes_never_lose_the_last_state_however_slow_the_listener(

@@ -281,6 +281,11 @@ def test_errors_of_several_tasks_are_lines(capsys: pytest.CaptureFixture[str]) -
     ]
 
 
+def test_that_something_took_too_long_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code_of(ExceptionGroup("g", [TimeoutError("no peer has it")])) == 1
+    assert capsys.readouterr().err == "lattica: error: no peer has it\n"
+
+
 @pytest.mark.parametrize(("why", "is_explained"), [("ECONNREFUSED", True), ("timed out", False)])
 def test_a_peer_whose_program_has_ended_is_explained(
     why: str, is_explained: bool, capsys: pytest.CaptureFixture[str]
