@@ -31,6 +31,7 @@ from lattica.dht.records.keys import (
     key_bytes,
     key_text,
     provider_key,
+    several_keys,
     value_key,
 )
 from lattica.dht.records.plain import STANDARD
@@ -47,11 +48,12 @@ from lattica.dht.upkeep.announce import Announcer
 from lattica.dht.upkeep.membership import Membership
 from lattica.dht.upkeep.republish import Republisher
 from lattica.dht.upkeep.serving import ModeFollower
+from lattica.nat.base.checks import check_count, check_seconds
 from lattica.nat.base.concurrency.exception_groups import single_error
 from lattica.nat.base.concurrency.tasks import keep
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import Identity
-from lattica.nat.base.keys.peer_id import PeerId, parse_peer_id
+from lattica.nat.base.keys.peer_id import PeerId, as_peer_id
 from lattica.nat.base.net.addresses import order_addresses, split_peer
 from lattica.nat.swarm.addresses.told_names import ToldNames
 from lattica.nat.swarm.host import Host
@@ -61,6 +63,8 @@ logger = logging.getLogger(__name__)
 _AT_ONCE = 16
 """Keys that :meth:`Dht.get_many` gets at a time."""
 _LOADED_AT_ONCE = 64
+_LONGEST_TTL = 1e10
+"""Seconds."""
 _CONTACTS = 200
 """Peers of the table that are kept over a restart."""
 
@@ -215,8 +219,7 @@ class Dht:
         place = _subkey(subkey)
         data = encode_data(value)
         ttl = self.config.value_ttl if ttl is None else ttl
-        if not 0 < ttl < 1e10:
-            raise LocalProtocolError(f"ttl: a positive number of seconds, not {ttl!r}")
+        check_seconds("ttl", ttl, _LONGEST_TTL)
         await self._ready()
         stored = await self._values.put(wire, place, data, ttl)
         self._require_answers(stored.lookup)
@@ -241,10 +244,9 @@ class Dht:
                 are fewer, the newest of all that the nearest peers have.
         """
         wire = value_key(key)
-        whose = None if owner is None else _peer(owner)
+        whose = None if owner is None else as_peer_id(owner)
         quorum = self.config.quorum if quorum is None else quorum
-        if quorum < 1:
-            raise LocalProtocolError(f"quorum: at least 1, not {quorum}")
+        check_count("quorum", quorum)
         await self._ready()
         found, lookup = await self._values.get(wire, owner=whose, quorum=quorum)
         if found is None:
@@ -255,7 +257,7 @@ class Dht:
         self, keys: Iterable[KeyLike], *, owner: PeerId | str | None = None
     ) -> dict[KeyLike, Found | None]:
         """:meth:`get` for many keys at a time, in their order; raises what it raises for one."""
-        found: dict[KeyLike, Found | None] = dict.fromkeys(keys)
+        found: dict[KeyLike, Found | None] = dict.fromkeys(several_keys(keys))
         await self._ready()
 
         async def one(key: KeyLike) -> None:
@@ -303,7 +305,7 @@ class Dht:
             NotStoredError: none is known for any key.
             NoDhtPeersError: nobody could be asked.
         """
-        wires = {key: provider_key(key) for key in keys}
+        wires = {key: provider_key(key) for key in several_keys(keys)}
         await self._ready()
         provided: Provided = await self._providing.provide_many(wires.values())
         if wires and not any(provided.holders.values()):
@@ -336,8 +338,8 @@ class Dht:
         NoDhtPeersError from the iteration.
         """
         wire = provider_key(key)
-        if count is not None and count < 1:
-            raise LocalProtocolError(f"count: at least 1, not {count}")
+        if count is not None:
+            check_count("count", count)
         stream = ProviderStream(count)
         self._start(stream.scope, lambda: self._search.run(wire, stream))
         return stream
@@ -348,7 +350,7 @@ class Dht:
         """Where a peer is, as it has said itself in the DHT, or as peers say who know it; None:
         nobody knows.
         """
-        peer_id = _peer(peer)
+        peer_id = as_peer_id(peer)
         await self._ready()
         found, answers = await self._finder.find(peer_id)
         if found is None and not answers:
@@ -491,10 +493,6 @@ class Dht:
         self._store.load([row for row in rows if row.row_id.kind in last], now)
         self._membership.restore(self._network.contacts)
         await self._keeper.drop_missing(rows)
-
-
-def _peer(peer: PeerId | str) -> PeerId:
-    return peer if isinstance(peer, PeerId) else parse_peer_id(peer)
 
 
 def _subkey(subkey: str | None) -> bytes:

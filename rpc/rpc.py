@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import trio
 
+from lattica.nat.base.checks import check_several, check_type
 from lattica.nat.base.concurrency.exception_groups import single_error
 from lattica.nat.base.concurrency.tasks import Tasks
 from lattica.nat.base.errors import AddressError, LocalProtocolError
-from lattica.nat.base.keys.identity import PeerId, parse_peer_id
+from lattica.nat.base.keys.peer_id import PeerId, as_peer_id
 from lattica.nat.swarm.events import EventsLost, PathChanged
 from lattica.nat.swarm.host import Host
 from lattica.rpc.client.balance import FixedProviders, Resolver
@@ -124,7 +125,10 @@ class Rpc:
         Raises:
             LocalProtocolError: it cannot be served; the message says why.
         """
-        peers = None if allow is None else [_peer(peer) for peer in allow]
+        peers = None
+        if allow is not None:
+            check_several("allow", allow, "the peers that may call it")
+            peers = [as_peer_id(peer) for peer in allow]
         self._server.serve(
             service,
             interface=interface,
@@ -192,16 +196,17 @@ class Rpc:
             RpcError: it failed.
             TypeError: an argument cannot be sent.
         """
+        check_type("method", method, str, "a text, as Service.method")
         service, dot, name = method.rpartition(".")
         if not dot:
-            raise LocalProtocolError(f"a method is called Service.method, not {method!r}")
+            raise LocalProtocolError(f"a method is called Service.method, not {method!r:.100}")
         return await self.stub(target, service).call_method(name, args, keywords)
 
     def _target(self, target: Target, service: str) -> Peer | Providers:
         if isinstance(target, (PeerId, str)):
-            return self._client.peer(_peer(target))
+            return self._client.peer(as_peer_id(target))
         if isinstance(target, (list, tuple)):
-            target = FixedProviders([_peer(peer) for peer in target])
+            target = FixedProviders([as_peer_id(peer) for peer in target])
         if not hasattr(target, "providers"):
             raise AddressError(
                 f"not a peer, several, or a resolver: {target!r:.100}; what `connect` gives of an "
@@ -229,7 +234,7 @@ class Rpc:
             TypeError: it cannot be lent.
             LocalProtocolError: `ttl` is out of range.
         """
-        return self._lending.share(buffer, _peer(to), ttl)
+        return self._lending.share(buffer, as_peer_id(to), ttl)
 
     # --- observing ---
 
@@ -303,14 +308,6 @@ def _tracing() -> Tracing:
             "rpc.tracing needs OpenTelemetry: pip install 'lattica-stack[otel]'"
         ) from error
     return Tracing()
-
-
-def _peer(peer: PeerLike) -> PeerId:
-    if isinstance(peer, PeerId):
-        return peer
-    if isinstance(peer, str):
-        return parse_peer_id(peer)
-    raise AddressError(f"not a peer ID: {peer!r:.100}")
 
 
 def _statistics(side: Any, name: str, counters: MethodCounters) -> MethodStatistics:

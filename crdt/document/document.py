@@ -42,6 +42,7 @@ from lattica.crdt.proofs.statement import SignedStatement
 from lattica.crdt.sync.heads import HeadIndex
 from lattica.crdt.types.payloads import KINDS, ListWrite, TextWrite, Write, check_name, decode_write
 from lattica.crdt.types.state import Change, State
+from lattica.nat.base.checks import check_type, with_type
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity, PeerId
 
@@ -191,6 +192,8 @@ class Document:
         if not writes:
             return ()
         for each in writes:
+            if type(each) not in KINDS:
+                raise LocalProtocolError(f"what is written is a Write, not {with_type(each)}")
             check_name(each.name)
         self._writer.take_office()
         self._rights.check_names(writes)
@@ -293,6 +296,7 @@ class Document:
         Raises:
             LocalProtocolError: it is none for this document and peer.
         """
+        check_type("capability", capability, bytes, "bytes")
         if not self._owners.present(capability):
             self._rights.present(capability)
 
@@ -349,12 +353,14 @@ class Document:
 
     def sign_appointment(self, appointment: bytes, *, by: Identity | None = None) -> bytes:
         """The same appointment with one signature more. Raises what :meth:`appoint` does."""
+        check_type("appointment", appointment, bytes, "bytes")
         return self._owners.sign(appointment, by=by)
 
     def read_appointment(self, appointment: bytes) -> OwnerAppointment:
         """What an appointment says, and whether so many have signed it as are needed. Raises
         LocalProtocolError if it is none for this document.
         """
+        check_type("appointment", appointment, bytes, "bytes")
         return self._owners.read(appointment)
 
     def take_office(self) -> None:

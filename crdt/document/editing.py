@@ -16,6 +16,7 @@ from lattica.crdt.text.sequence import TextSequence
 from lattica.crdt.text.update_v1 import Update
 from lattica.crdt.types.payloads import ListWrite, TextWrite, Write
 from lattica.crdt.types.state import Change, State
+from lattica.nat.base.checks import check_count, check_several, check_type
 from lattica.nat.base.errors import LocalProtocolError
 
 _FRAME_BYTES: Final = 128
@@ -72,6 +73,7 @@ class Text:
         Raises:
             LocalProtocolError: there are no such indices, or the text has half a character in it.
         """
+        check_type("text", text, str, "a text")
         encode(text)
         current = str(self)
         _check_range(start, stop, len(current))
@@ -138,6 +140,7 @@ class ReplicatedList(Sequence[Plain]):
             LocalProtocolError: there are no such indices, or a value is no plain data or too large.
         """
         _check_range(start, stop, len(self))
+        check_several("values", values, "a list of them")
         encoded = [encode(value) for value in values]
         limit = _limit(self._document, self.name)
         if any(len(each) > limit // 2 for each in encoded):
@@ -154,7 +157,9 @@ class ReplicatedList(Sequence[Plain]):
 
 
 def _check_range(start: int, stop: int, length: int) -> None:
-    if not 0 <= start <= stop <= length:
+    check_count("start", start, 0)
+    check_count("stop", stop, 0)
+    if not start <= stop <= length:
         raise LocalProtocolError(f"from {start} to {stop} of {length}")
 
 

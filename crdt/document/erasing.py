@@ -32,6 +32,7 @@ from lattica.crdt.types.payloads import (
     decode_write,
     start_of,
 )
+from lattica.nat.base.checks import check_type
 from lattica.nat.base.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
 
 Named: TypeAlias = LogEntry | bytes | str
@@ -124,6 +125,8 @@ class Erasing:
 
     def _found(self, named: Iterable[Named]) -> list[Entry]:
         """The entries that somebody names. Raises LocalProtocolError."""
+        for item in named:
+            check_type("entries", item, (str, bytes, LogEntry), "IDs, or what `entries` lists")
         digits = [each if isinstance(each, str) else _id_of(each).hex() for each in named]
         for each in digits:
             if not _LEAST_DIGITS <= len(each) <= 2 * ID_BYTES or set(each) - set(hexdigits):

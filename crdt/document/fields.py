@@ -18,6 +18,7 @@ from lattica.crdt.types.payloads import (
     check_integer,
 )
 from lattica.crdt.types.state import Change, Holder, State
+from lattica.nat.base.checks import check_seconds
 from lattica.nat.base.errors import LocalProtocolError
 
 
@@ -148,9 +149,10 @@ class Claims:
         Raises:
             LocalProtocolError: the term is not from 0.001 to 86,400.
         """
-        milliseconds = int(term * 1000) if 0 < term <= MAX_TERM / 1000 else 0
+        check_seconds("term", term, MAX_TERM / 1000)
+        milliseconds = int(term * 1000)
         if not milliseconds:
-            raise LocalProtocolError(f"a term from 0.001 to {MAX_TERM // 1000} s, not {term}")
+            raise LocalProtocolError(f"term: at least 0.001 s, not {term}")
         holder = self.holder(item)
         if holder is not None and holder.author != self._document.author:
             return False

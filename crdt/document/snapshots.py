@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from numbers import Real
+from typing import Final
 
 from lattica.crdt.base.turns import Turns, finish
 from lattica.crdt.compaction.adoption import (
@@ -26,8 +28,11 @@ from lattica.crdt.log.authority import owners_by
 from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.log.prefix import FeedPrefix
 from lattica.crdt.proofs.statement import SignedStatement
+from lattica.nat.base.checks import check_count, check_several, check_type
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.peer_id import PeerId
+
+_PARTS: Final = "the parts of a snapshot, each bytes"
 
 
 class Snapshots:
@@ -66,6 +71,7 @@ class Snapshots:
         """As :meth:`Document.pruning`."""
         if self._replica.log.rights is not None:
             raise LocalProtocolError("a document with owners is not pruned")
+        check_type("grace", grace, Real, "a number of seconds")
         before = self._wall() - int(grace * 1000)
         return (yield from self._history.prune(lambda: self._resolved.state.standing(), before))
 
@@ -88,6 +94,7 @@ class Snapshots:
 
     def countersign(self, parts: Sequence[bytes]) -> SignedStatement:
         """As :meth:`Document.countersign`."""
+        check_several("parts", parts, _PARTS)
         body = finish(self._history.body(self._history.heads()))
         if list(parts[1:]) != body:
             raise LocalProtocolError("a snapshot of something else than what is here")
@@ -97,8 +104,11 @@ class Snapshots:
         self, parts: Iterable[bytes], signers: Collection[PeerId | str | bytes], needed: int
     ) -> Turns[Snapshot]:
         """What is in a snapshot; see :meth:`Document.receiving_snapshot`."""
+        check_several("parts", parts, _PARTS)
+        check_several("signers", signers, "a list of peers")
+        check_count("needed", needed)
         believed = [*map(identity_key, signers)] or self._owners
-        return reading_snapshot(parts, self._replica.genesis.doc_id, believed, needed)
+        return reading_snapshot(map(_part, parts), self._replica.genesis.doc_id, believed, needed)
 
     def _owners(self, feeds: Mapping[bytes, FeedPrefix]) -> frozenset[bytes]:
         """Who owns the document by what is here, or by what a snapshot has: by that somebody may
@@ -132,3 +142,8 @@ class Snapshots:
             yield from self._resolved.settle()
         finally:
             self._on_taken()
+
+
+def _part(part: bytes) -> bytes:
+    check_type("parts", part, bytes, _PARTS)
+    return part

@@ -22,6 +22,7 @@ from lattica.crdt.proofs.statement import (
 )
 from lattica.crdt.types.cell import Sibling
 from lattica.crdt.types.state import State
+from lattica.nat.base.checks import check_type
 from lattica.nat.base.errors import AccessDeniedError
 
 
@@ -57,6 +58,7 @@ class Statements:
 
     def _prove(self, query: Query | str, point: Point, *, is_signed: bool) -> bytes:
         asked = Query(Kind.REGISTER, query) if isinstance(query, str) else query
+        check_type("query", asked, Query, "a Query, or the name of a register")
         won = islice(_winners(point.state, asked), MAX_WITNESSES)
         witnesses = tuple(each for each in map(self._witness, won) if each is not None)
         tree = point.tree

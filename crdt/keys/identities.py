@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lattica.crdt.keys.strict_ed25519 import load_key
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
-from lattica.nat.base.keys.peer_id import PeerId, parse_peer_id
+from lattica.nat.base.keys.peer_id import PeerId, as_peer_id
 from lattica.nat.base.keys.public_keys import decode_public_key, ed25519_public_key
 
 
@@ -13,14 +13,12 @@ def identity_key(identity: PeerId | str | bytes) -> bytes:
 
     Raises:
         LocalProtocolError: it is no Ed25519 key.
-        AddressError: a text is no peer ID.
+        AddressError: it is no peer ID, nor a text of one.
     """
-    if isinstance(identity, str):
-        identity = parse_peer_id(identity)
     try:
         if isinstance(identity, bytes):
             return load_key(identity).data
-        multihash = identity.to_bytes()
+        multihash = as_peer_id(identity).to_bytes()
         if multihash[:1] == b"\0":  # the key itself, and not its hash
             key = decode_public_key(multihash[2:]).data
             return load_key(key).data

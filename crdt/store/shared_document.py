@@ -27,6 +27,7 @@ from lattica.crdt.store.turns import in_turns
 from lattica.crdt.sync.presence import MAX_VALUE, PRESENCE_KIND
 from lattica.crdt.sync.session import SyncCounts
 from lattica.crdt.types.state import Change
+from lattica.nat.base.checks import check_count, check_timeout
 from lattica.nat.base.errors import (
     AccessDeniedError,
     LatticaError,
@@ -142,7 +143,9 @@ class SharedDocument(Document):
             LocalProtocolError: the document is closed.
         """
         self._check_open()
-        with trio.move_on_after(timeout):
+        check_count("peers", peers, 0)
+        seconds = check_timeout(timeout)
+        with trio.move_on_after(seconds):
             found = await self._replicator.synced(peers)
             await in_turns(self.resolving())
             return found
@@ -150,7 +153,7 @@ class SharedDocument(Document):
         if not self.peers and self.genesis.mode is not Mode.OPEN:
             hint = ": nobody has, or says so to a peer that has no right to read, or has it no more"
         raise TimeoutError(
-            f"not in step with {peers} peers within {timeout:g} s; {len(self.peers)} connected "
+            f"not in step with {peers} peers within {seconds:g} s; {len(self.peers)} connected "
             f"peers have {self.name!r} open{hint}"
         )
 

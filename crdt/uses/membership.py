@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Final, Protocol
 
 from lattica.crdt.base.canonical import Plain
-from lattica.crdt.uses.shape import DocumentLike, check_document
+from lattica.crdt.uses.shape import DocumentLike, as_info, check_document
+from lattica.nat.base.checks import check_several, check_type
 from lattica.nat.base.errors import AddressError
 from lattica.nat.base.keys.identity import PeerId, parse_peer_id
 
@@ -64,7 +66,8 @@ class Membership:
         info: Mapping[str, Plain] | None = None,
     ) -> None:
         """Be a member, reached at these addresses, and be here."""
-        value = {"addresses": [str(each) for each in addresses], "info": dict(info or {})}
+        check_several("addresses", addresses, "a list of them")
+        value = {"addresses": [str(each) for each in addresses], "info": as_info(info)}
         place = f"{_ROOT}/{self._peer}"
         if self._document.registers.get(place) != value:
             self._document.registers[place] = value
@@ -72,6 +75,7 @@ class Membership:
 
     def update(self, load: float) -> None:
         """Say how busy this node is; costs no entry."""
+        check_type("load", load, Real, "a number")
         self._document.presence.set({"load": float(load)})
 
     def leave(self) -> None:

@@ -8,7 +8,8 @@ from typing import Final
 
 from lattica.crdt.base.canonical import Plain
 from lattica.crdt.log.clock import milliseconds_of
-from lattica.crdt.uses.shape import DocumentLike, check_document, checked_part
+from lattica.crdt.uses.shape import DocumentLike, as_info, check_document, checked_part
+from lattica.nat.base.checks import check_type
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId
 
@@ -58,12 +59,13 @@ class ModelRegistry:
             LocalProtocolError: a name is empty or has a slash in it, or this version is there with
                 other content.
         """
+        check_type("content", content, str, "a content id, as text")
         place = _version_place(model, version)
         known = self._read(model, version)
         if known is not None and known.content != content:
             raise LocalProtocolError(f"version {version!r} of {model!r} has other content")
         if known is None:
-            self._document.registers[place] = {"content": content, "info": dict(info or {})}
+            self._document.registers[place] = {"content": content, "info": as_info(info)}
         found = self._read(model, version)
         assert found is not None
         return found

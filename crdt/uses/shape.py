@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from inspect import iscoroutinefunction
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from lattica.crdt.base.canonical import Plain
 from lattica.crdt.types.cell import Sibling
 from lattica.crdt.types.state import Holder
+from lattica.nat.base.checks import check_type
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId
 
@@ -75,3 +77,9 @@ def checked_part(text: object, what: str) -> str:
     if not isinstance(text, str) or not text or "/" in text:
         raise LocalProtocolError(f"{what} is a text without slashes, and not empty: {text!r}")
     return text
+
+
+def as_info(info: object) -> dict[str, Plain]:
+    """What is told beside something. Raises LocalProtocolError if it is no mapping."""
+    check_type("info", info or {}, Mapping, "a mapping")
+    return dict(cast("Mapping[str, Plain]", info or {}))

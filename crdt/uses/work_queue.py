@@ -13,6 +13,7 @@ from typing import Final
 
 from lattica.crdt.base.canonical import Plain
 from lattica.crdt.uses.shape import DocumentLike, check_document, checked_part
+from lattica.nat.base.checks import check_count, check_seconds, check_type
 
 TERM: Final = 30.0
 """Seconds for which a task is taken before it has to be renewed."""
@@ -49,6 +50,8 @@ class WorkQueue:
         check_document(document)
         self._document = document
         self._name = checked_part(name, "a queue")
+        check_seconds("term", term)
+        check_count("max_attempts", max_attempts)
         self._term = term
         self._max_attempts = max_attempts
 
@@ -76,23 +79,24 @@ class WorkQueue:
         """Whether this node still holds a task, as far as is known here. Worth a look when the
         others have had a moment to be heard of, and before a result is told.
         """
-        return self._document.claims(self._name).is_held(task.id)
+        return self._document.claims(self._name).is_held(_id(task))
 
     def renew(self, task: Task) -> bool:
         """Hold a task for another term; False if another one has it now."""
-        return self._document.claims(self._name).claim(task.id, self._term)
+        return self._document.claims(self._name).claim(_id(task), self._term)
 
     def finish(self, task: Task, result: Plain = None) -> bool:
         """Tell a task's result; False, and nothing is told, if it has one already."""
-        if self.result(task.id) is not None:
+        task_id = _id(task)
+        if self.result(task_id) is not None:
             return False
-        self._document.registers[self._place("results", task.id)] = [result]
-        self._document.claims(self._name).release(task.id)
+        self._document.registers[self._place("results", task_id)] = [result]
+        self._document.claims(self._name).release(task_id)
         return True
 
     def give_back(self, task: Task) -> None:
         """Do not do a task after all: another one takes it at once."""
-        self._document.claims(self._name).release(task.id)
+        self._document.claims(self._name).release(_id(task))
 
     def result(self, task_id: str) -> list[Plain] | None:
         """A task's result, in a list; None if there is none yet."""
@@ -141,3 +145,8 @@ class WorkQueue:
 
     def _place(self, what: str, task_id: str) -> str:
         return self._prefix(what) + checked_part(task_id, "a task's ID")
+
+
+def _id(task: Task) -> str:
+    check_type("task", task, Task, "a Task, as `take` gives it")
+    return task.id

@@ -9,10 +9,12 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from collections.abc import Iterable
 from typing import TypeAlias
 
 import base58
 
+from lattica.nat.base.checks import check_several
 from lattica.nat.base.errors import AddressError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.peer_id import PeerId, decode_peer_id
 
@@ -42,6 +44,15 @@ def key_bytes(key: KeyLike, what: str = "a key") -> bytes:
     if not 0 < len(key) <= MAX_USER_KEY:
         raise LocalProtocolError(f"{what} has 1 to {MAX_USER_KEY} bytes, not {len(key)}")
     return key
+
+
+def several_keys(keys: Iterable[KeyLike]) -> list[KeyLike]:
+    """Raises LocalProtocolError for a single key, and what :func:`key_bytes` does for each."""
+    check_several("keys", keys, "several texts or bytes")
+    found = [*keys]
+    for key in found:
+        key_bytes(key)
+    return found
 
 
 def key_text(key: KeyLike) -> str:

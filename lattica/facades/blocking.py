@@ -133,13 +133,10 @@ class Lattica(NodeFacade, OnlyWith):
         not are left behind, as daemons. `timeout` bounds the wait further; `TimeoutError` then
         means that the node is still stopping.
         """
-        deadline = None if timeout is None else monotonic() + timeout
+        deadline = monotonic() + check_timeout(timeout)
         if not self._bridge.close(timeout):
             raise TimeoutError(f"the node has not stopped within {timeout:g} s")
-        grace = self._grace()
-        if deadline is not None:
-            grace = min(grace, max(0.0, deadline - monotonic()))
-        self._handlers.wait(grace)
+        self._handlers.wait(min(self._grace(), max(0.0, deadline - monotonic())))
 
     def __enter__(self) -> Self:
         return self.start()

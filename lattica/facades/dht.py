@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from lattica.facades.closable import OnlyAsyncWith
 from lattica.facades.threads.bridge import Bridge
 from lattica.facades.threads.iterators import AsyncIterator, BlockingIterator
+from lattica.nat.base.checks import check_several
 
 if TYPE_CHECKING:
     from lattica.dht.client.provider_stream import ProviderStream
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from lattica.dht.status import DhtStatus
     from lattica.nat.base.keys.identity import PeerId
     from lattica.node import Node
+
+
+def _listed(keys: Iterable[KeyLike]) -> list[KeyLike]:
+    check_several("keys", keys, "several texts or bytes")
+    return [*keys]
 
 
 class BlockingDht:
@@ -59,7 +65,7 @@ class BlockingDht:
         timeout: float | None = None,
     ) -> dict[KeyLike, Found | None]:
         """See :meth:`lattica.dht.dht.Dht.get_many`."""
-        get_many = partial(self._dht.get_many, list(keys), owner=owner)
+        get_many = partial(self._dht.get_many, _listed(keys), owner=owner)
         return self._bridge.call(get_many, timeout=timeout)
 
     def provide(self, key: KeyLike, *, timeout: float | None = None) -> int:
@@ -70,7 +76,7 @@ class BlockingDht:
         self, keys: Iterable[KeyLike], *, timeout: float | None = None
     ) -> dict[KeyLike, int]:
         """See :meth:`lattica.dht.dht.Dht.provide_many`."""
-        return self._bridge.call(self._dht.provide_many, list(keys), timeout=timeout)
+        return self._bridge.call(self._dht.provide_many, _listed(keys), timeout=timeout)
 
     def withdraw(self, key: KeyLike, *, timeout: float | None = None) -> int:
         """See :meth:`lattica.dht.dht.Dht.withdraw`."""
@@ -176,7 +182,7 @@ class AsyncDht:
         timeout: float | None = None,
     ) -> dict[KeyLike, Found | None]:
         """See :meth:`lattica.dht.dht.Dht.get_many`."""
-        wanted = list(keys)
+        wanted = _listed(keys)
 
         async def get_many() -> dict[KeyLike, Found | None]:
             return await self._node.dht.get_many(wanted, owner=owner)
@@ -195,7 +201,7 @@ class AsyncDht:
         self, keys: Iterable[KeyLike], *, timeout: float | None = None
     ) -> dict[KeyLike, int]:
         """See :meth:`lattica.dht.dht.Dht.provide_many`."""
-        wanted = list(keys)
+        wanted = _listed(keys)
 
         async def provide_many() -> dict[KeyLike, int]:
             return await self._node.dht.provide_many(wanted)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Final
 
@@ -81,6 +81,33 @@ def check_timeout(timeout: float | None) -> float:
     if not timeout >= 0:
         raise ValueError(f"a timeout is a number of seconds >= 0, or None; not {timeout!r}")
     return float(timeout)
+
+
+def check_type(name: str, value: object, kind: type | tuple[type, ...], expected: str) -> None:
+    """Raise LocalProtocolError for an argument of a call that is of another type."""
+    if not isinstance(value, kind):
+        raise LocalProtocolError(f"{name}: {expected}, not {with_type(value)}")
+
+
+def check_count(name: str, value: object, least: int = 1) -> None:
+    """Raise LocalProtocolError for an argument that is no whole number, or too small a one."""
+    if not isinstance(value, numbers.Integral) or value < least:
+        raise LocalProtocolError(f"{name}: a whole number, at least {least}, not {value!r:.100}")
+
+
+def check_several(name: str, values: object, expected: str) -> None:
+    """Raise LocalProtocolError for an argument that is not several things: a text, or bytes, would
+    be taken for a list of its letters.
+    """
+    if isinstance(values, (str, bytes, bytearray, memoryview)) or not isinstance(values, Iterable):
+        raise LocalProtocolError(f"{name}: {expected}, not {with_type(values)}")
+
+
+def check_seconds(name: str, value: object, most: float = math.inf) -> None:
+    """Raise LocalProtocolError for an argument that is no number of seconds, or not above 0."""
+    if not isinstance(value, numbers.Real) or not 0 < float(value) <= most:
+        limit = "" if most == math.inf else f" up to {most:g}"
+        raise LocalProtocolError(f"{name}: a positive number of seconds{limit}, not {value!r:.100}")
 
 
 def with_type(value: object) -> str:

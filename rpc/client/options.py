@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
+from lattica.nat.base.checks import check_count
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.rpc.encoding import compression
 
@@ -47,7 +48,8 @@ class CallOptions:
                 raise LocalProtocolError(f"{name} is a number of seconds, not {value!r}")
         if self.compression is not None:
             compression.check(self.compression)
-        if not 0 <= self.retries < MAX_ATTEMPTS:
+        check_count("retries", self.retries, 0)
+        if self.retries >= MAX_ATTEMPTS:
             raise LocalProtocolError(f"retries are 0 to {MAX_ATTEMPTS - 1}, not {self.retries!r}")
 
     @property

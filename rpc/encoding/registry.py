@@ -8,6 +8,7 @@ import typing
 from collections.abc import Callable
 from typing import Any, TypeGuard, TypeVar
 
+from lattica.nat.base.checks import check_type
 from lattica.nat.base.errors import LocalProtocolError
 
 T = TypeVar("T", bound=type)
@@ -64,6 +65,7 @@ class TypeRegistry:
         Raises:
             LocalProtocolError: another type has that name, or it is none that can travel.
         """
+        check_type("kind", kind, type, "a class")
         if not (is_struct(kind) or is_protobuf(kind) or issubclass(kind, enum.Enum)):
             raise LocalProtocolError(
                 f"{kind.__name__} is no dataclass, named tuple, enum or protobuf message"

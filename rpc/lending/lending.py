@@ -15,9 +15,10 @@ from typing import Any, Final, TypeVar
 import trio
 
 from lattica.nat.base.buffers import flat_bytes
+from lattica.nat.base.checks import check_seconds
 from lattica.nat.base.concurrency.tasks import Tasks
 from lattica.nat.base.errors import LatticaError, LocalProtocolError
-from lattica.nat.base.keys.identity import PeerId, parse_peer_id
+from lattica.nat.base.keys.peer_id import PeerId, as_peer_id, parse_peer_id
 from lattica.nat.base.limits.places import source_of
 from lattica.nat.swarm.host import Host
 from lattica.rpc.client.client import Client
@@ -81,8 +82,7 @@ class Lending:
 
     def share(self, value: Any, peer: PeerId, ttl: float) -> BufferRef:
         """Lend a buffer to a peer; from any thread. See :meth:`lattica.rpc.Rpc.share`."""
-        if not 0 < ttl <= MAX_TTL:
-            raise LocalProtocolError(f"ttl is more than 0 and at most {MAX_TTL:g} s, not {ttl!r}")
+        check_seconds("ttl", ttl, MAX_TTL)
         loan = Loan(*_lendable(value))
         return self._in_trio(lambda: self._lend(loan, peer, ttl))
 
@@ -224,7 +224,7 @@ class Lending:
             await self._call(ref.owner_id, "release", [ref.id], timeout=_BEAT_TIME)
 
     async def give(self, ref: BufferRef, peer: PeerId | str) -> BufferRef:
-        to = peer if isinstance(peer, PeerId) else parse_peer_id(peer)
+        to = as_peer_id(peer)
         if (lease := self.lease_of(ref)) is not None:
             await trio.lowlevel.checkpoint()
             return self.serve_gift(ref.id, str(to), lease.peer)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
 import trio
 
+from lattica.nat.base.checks import check_seconds, check_several
 from lattica.nat.base.concurrency.tasks import Tasks
 from lattica.nat.base.errors import AddressError, LocalProtocolError
-from lattica.nat.base.keys.identity import PeerId, parse_peer_id
+from lattica.nat.base.keys.peer_id import PeerId, as_peer_id, parse_peer_id
 from lattica.nat.base.net.addresses import parse_multiaddr, split_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.swarm.host import Host
@@ -117,7 +117,9 @@ class Ports:
             if to != ANYONE:
                 raise LocalProtocolError(f"to: a list of peer IDs or {ANYONE!r}, not {to!r:.100}")
         else:
-            allowed = [_peer(peer) for peer in to or ()]
+            check_several("to", to or (), f"a list of peer IDs, or {ANYONE!r}")
+            allowed = [as_peer_id(peer) for peer in to or ()]
+        _check_key(key)
         if to is None and key is None:
             key = self.key_for(name)
         return self._exposer.expose(
@@ -234,15 +236,12 @@ class Ports:
     def _remote(self, peer: RemotePeer, name: str, key: str | None) -> Remote:
         _check_name(name)
         peer_id, addrs = parse_remote(peer)
-        key = key or ""
-        if not key.isascii() or len(key) > MAX_KEY:
-            raise LocalProtocolError(f"a key is at most {MAX_KEY} letters and digits")
-        return Remote(self._host, self.config, peer_id, addrs, Request(name, key.encode()))
+        _check_key(key)
+        return Remote(self._host, self.config, peer_id, addrs, Request(name, (key or "").encode()))
 
     def _idle(self, given: float | None) -> float:
         idle = self.config.idle_timeout if given is None else given
-        if not 0 < idle <= math.inf:
-            raise LocalProtocolError(f"an idle timeout is a positive number, not {idle!r}")
+        check_seconds("idle_timeout", idle)
         return idle
 
 
@@ -261,6 +260,7 @@ def parse_remote(peer: RemotePeer) -> tuple[PeerId, tuple[Multiaddr, ...]]:
         if len(texts) == 1 and not texts[0].startswith("/"):
             return parse_peer_id(texts[0]), ()
         peer = texts
+    check_several("peer", peer, "an ID, or addresses")
     addrs = tuple(addr if isinstance(addr, Multiaddr) else parse_multiaddr(addr) for addr in peer)
     peers = {split_peer(addr)[1] for addr in addrs}
     found = peers.pop() if len(peers) == 1 else None
@@ -269,12 +269,13 @@ def parse_remote(peer: RemotePeer) -> tuple[PeerId, tuple[Multiaddr, ...]]:
     return found, addrs
 
 
-def _peer(peer: PeerLike) -> PeerId:
-    return peer if isinstance(peer, PeerId) else parse_peer_id(peer)
+def _check_key(key: object) -> None:
+    if key is not None and not (isinstance(key, str) and key.isascii() and len(key) <= MAX_KEY):
+        raise LocalProtocolError(f"a key is at most {MAX_KEY} letters and digits")
 
 
-def _check_name(name: str) -> None:
-    if not is_name(name):
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not is_name(name):
         raise LocalProtocolError(
             f"{name!r:.100} is no name of a port: letters, digits, and . _ - after the first"
         )

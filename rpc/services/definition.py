@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, Final, TypeVar
 
+from lattica.nat.base.checks import check_type
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.rpc.encoding.annotations import Checker, accepted_types, checker_of
 from lattica.rpc.encoding.arrays import RefusedValueError
@@ -231,6 +232,8 @@ def define(kind: type, types: TypeRegistry, name: str | None = None) -> Service:
         LocalProtocolError: it has no methods, one of them cannot be called from afar, or two
             types have one name.
     """
+    check_type("service", kind, type, "a class")
+    check_type("name", name or "", str, "a text")
     called = name or kind.__dict__.get(_SERVICE) or service_name(kind.__name__)
     methods: dict[str, Method] = {}
     for attribute, function in _functions(kind):

@@ -16,6 +16,7 @@ from lattica.crdt.entries.header import Kind
 from lattica.crdt.keys.identities import identity_key, peer_of
 from lattica.crdt.log.clock import milliseconds_of
 from lattica.crdt.types.payloads import Write
+from lattica.nat.base.checks import check_count, check_seconds, check_type
 from lattica.nat.base.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId
 
@@ -69,6 +70,10 @@ class DocumentRights:
     ) -> bytes:
         """As :meth:`Document.grant`."""
         check_level(level)
+        check_type("prefix", prefix, str, "a text")
+        check_count("depth", depth, 0)
+        if lasts is not None:
+            check_seconds("lasts", lasts)
         self._writer.take_office()
         rights = self._writer.rights
         genesis = self._writer.replica.genesis

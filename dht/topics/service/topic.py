@@ -10,6 +10,7 @@ from lattica.dht.topics.core.router import Verdict
 from lattica.dht.topics.service.subscription import Subscription
 from lattica.dht.topics.signing import Message
 from lattica.nat.base.buffers import AnyBuffer, flat_bytes
+from lattica.nat.base.checks import check_count
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.keys.peer_id import PeerId
@@ -135,6 +136,7 @@ class Topic(InProcess):
 
     async def wait_peers(self, count: int = 1) -> None:
         """Wait until so many connected peers have subscribed."""
+        check_count("count", count, 0)
         with self.neighbours() as events:
             while len(self.peers()) < count:
                 await events.__anext__()

@@ -38,6 +38,7 @@ from lattica.dht.topics.service.subscribers import Subscribers
 from lattica.dht.topics.service.subscription import Subscription
 from lattica.dht.topics.service.topic import Topic, Validator
 from lattica.dht.topics.signing import Message, StrictSigning
+from lattica.nat.base.checks import check_count
 from lattica.nat.base.concurrency.tasks import Tasks
 from lattica.nat.base.errors import (
     LatticaError,
@@ -239,8 +240,8 @@ class Topics:
         self, name: str, limit: int | None, only: Callable[[Message], bool] | None
     ) -> Subscription:
         """See :meth:`Topic.subscribe`."""
-        if limit is not None and limit < 1:
-            raise LocalProtocolError(f"at least 1 message has to wait, not {limit}")
+        if limit is not None:
+            check_count("limit", limit)
         return Subscription(self, name, self.config.queue if limit is None else limit, only)
 
     def attach(self, subscription: Subscription) -> None:

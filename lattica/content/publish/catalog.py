@@ -45,6 +45,7 @@ from lattica.content.manifest.paths import RESERVED_PREFIX, check_component, che
 from lattica.content.manifest.signing import sign_manifest
 from lattica.content.manifest.tensor_files.shards import check_index, is_index
 from lattica.content.publish.served import ServedWhole
+from lattica.nat.base.checks import check_type
 from lattica.nat.base.concurrency.exception_groups import single_error
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.keys.identity import Identity
@@ -240,6 +241,7 @@ def _find_tree(path: Path, name: str, follow_links: bool) -> _Found:
 
 
 def _name_of(path: Path, name: str | None) -> str:
+    check_type("name", name or "", str, "a text")
     return name if name is not None else path.name or "root"
 
 

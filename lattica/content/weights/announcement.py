@@ -18,6 +18,7 @@ import msgpack
 
 from lattica.content.manifest.cid import DIGEST_SIZE, Cid
 from lattica.content.ticket import MAX_ADDRESSES, Ticket
+from lattica.nat.base.checks import check_type
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.envelope import open_envelope, seal_envelope
 from lattica.nat.base.keys.identity import Identity, PeerId
@@ -44,6 +45,7 @@ class Channel:
     name: str
 
     def __post_init__(self) -> None:
+        check_type("name", self.name, str, "a text")
         if not 0 < len(self.name.encode()) <= MAX_NAME_BYTES or not self.name.isprintable():
             raise LocalProtocolError(
                 f"{self.name!r:.100} is no name of a channel: 1 to {MAX_NAME_BYTES} bytes of "

@@ -9,6 +9,7 @@ from functools import partial
 
 import trio
 
+from lattica.nat.base.checks import check_count
 from lattica.nat.base.concurrency.exception_groups import leaves, unwrapped
 from lattica.nat.base.errors import LatticaError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.foreign_code import settle
@@ -99,8 +100,8 @@ class ProtocolTable:
         """
         check_protocol(protocol)
         check_async_handler(handler)
-        if limit is not None and limit < 1:
-            raise LocalProtocolError(f"limit: at least 1 handler, not {limit}")
+        if limit is not None:
+            check_count("limit", limit)
         served = self._served.get(protocol)
         if served is not None and served.owner != owner and not replace:
             raise LocalProtocolError(

@@ -170,8 +170,13 @@ async def test_arguments_that_cannot_be_are_refused_before_anybody_is_asked():
             lambda: dht.put("k", object()),
             lambda: dht.put("k", 1, ttl=0),
             lambda: dht.put("k", 1, ttl=float("nan")),
+            lambda: dht.put("k", 1, ttl="5"),  # type: ignore[arg-type]
             lambda: dht.put("k", 1, subkey=b"bytes"),  # type: ignore[arg-type]
             lambda: dht.get("k", quorum=0),
+            lambda: dht.get("k", quorum="1"),  # type: ignore[arg-type]
+            lambda: dht.get_many("key"),
+            lambda: dht.get_many([["k"]]),  # type: ignore[list-item]
+            lambda: dht.provide_many("key"),
             lambda: dht.provide("x" * 300),
         ):
             with pytest.raises(LocalProtocolError):

@@ -230,9 +230,24 @@ def test_a_closed_document_says_so(tmp_path: Path):
         (lambda document: document.registers.__setitem__("é" * 513, 1), "1024 bytes, not 1026"),
         (lambda document: document.counter("steps").add(1.5), "adds integers, not 1.5"),
         (lambda document: document.counter("steps").add("1"), "adds integers, not '1'"),
+        (lambda document: document.claims("jobs").claim("a", "5"), "term: a positive .*, not '5'"),
+        (
+            lambda document: document.text("t").insert("0", "a"),
+            r"start: a whole number.* '0'",
+        ),
+        (lambda document: document.text("t").append(b"a"), "text: a text, not b'a'"),
+        (lambda document: document.list("l").replace(0, 0, 5), "values: a list of them, not 5"),
+        (lambda document: document.write(5), "what is written is a Write, not 5"),
+        (lambda document: document.present("a"), "capability: bytes, not 'a'"),
+        (lambda document: document.proof(5), "query: a Query, or the name .*, not 5"),
+        (lambda document: document.prune("7"), "grace: a number of seconds, not '7'"),
+        (lambda document: document.erase(5), "entries: IDs, or .*, not 5"),
+        (lambda document: document.receive_snapshot(b"a"), "parts: .* each bytes, not b'a'"),
+        (lambda document: document.receive_snapshot(["a"]), "parts: .* each bytes, not 'a'"),
+        (lambda document: document.receive_snapshot([b"a"], "12D3"), "signers: a list of peers"),
     ],
 )
-def test_what_cannot_be_written_is_named(tmp_path, write, said):
+def test_what_cannot_be_is_named(tmp_path, write, said):
     with (
         Document(tmp_path / "file", DOC, Identity(bytes(32))) as document,
         pytest.raises(LocalProtocolError, match=said),

@@ -72,6 +72,17 @@ def test_a_version_is_a_text(documents):
         ModelRegistry(documents[0]).publish("chat", 7, "cid")  # type: ignore[arg-type]
 
 
+def test_a_task_and_a_term_are_what_they_are(documents):
+    queue = WorkQueue(documents[0])
+    for use in (queue.finish, queue.renew, queue.give_back, queue.is_mine):
+        with pytest.raises(LocalProtocolError, match=r"task: a Task, .*, not 'a' of type"):
+            use("a")  # type: ignore[arg-type]
+    with pytest.raises(LocalProtocolError, match="term: a positive number of seconds, not '5'"):
+        WorkQueue(documents[0], term="5")  # type: ignore[arg-type]
+    with pytest.raises(LocalProtocolError, match="content: a content id"):
+        ModelRegistry(documents[0]).publish("chat", "1", 7)  # type: ignore[arg-type]
+
+
 def test_versions_are_published_promoted_and_rolled_back(documents):
     one, two = (ModelRegistry(each) for each in documents[:2])
     one.publish("chat", "1", "cid-1", {"loss": 0.5})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -10,7 +11,15 @@ import numpy as np
 import pytest
 
 from lattica.content import FetchOptions
-from lattica.nat.base.checks import FieldError, check_timeout
+from lattica.nat.base.checks import (
+    FieldError,
+    check_count,
+    check_seconds,
+    check_several,
+    check_timeout,
+    check_type,
+)
+from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.config import Limits, QuicConfig, Timeouts
 from lattica.nat.traversal.portmap.config import PortMappingConfig
 
@@ -64,3 +73,30 @@ def test_no_timeout() -> None:
 def test_what_is_no_timeout(given: Any, kind: type[Exception]) -> None:
     with pytest.raises(kind, match="a timeout is a number of seconds"):
         check_timeout(given)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        lambda: check_type("quorum", 5, str, "a text"),
+        lambda: check_type("quorum", None, (str, bytes), "text or bytes"),
+        *(lambda each=each: check_count("quorum", each) for each in (0, -1, 1.5, "1", None)),
+        lambda: check_count("quorum", -1, 0),
+        *(lambda each=each: check_seconds("quorum", each) for each in (0, -1, math.nan, "1", None)),
+        lambda: check_seconds("quorum", 11, 10),
+        *(lambda each=each: check_several("quorum", each, "keys") for each in ("ab", b"ab", 5)),
+    ],
+)
+def test_an_argument_that_is_wrong_is_named(check: Callable[[], None]) -> None:
+    with pytest.raises(LocalProtocolError, match=r"quorum: .*, not "):
+        check()
+
+
+def test_arguments_that_are_right() -> None:
+    check_type("name", "a", str, "a text")
+    check_count("count", np.int64(1))
+    check_count("count", 0, 0)
+    check_seconds("ttl", np.float32(0.5), 1)
+    check_seconds("ttl", math.inf)
+    check_several("keys", ("a",), "keys")
+    check_several("keys", iter(()), "keys")
