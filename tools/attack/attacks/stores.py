@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable
+from functools import cache
 from itertools import count
 
 import trio
@@ -124,17 +125,24 @@ async def _hold(victim: Victim) -> None:
     await on_streams(victim, KADEMLIA, act, 200)
 
 
-async def _provide(victim: Victim) -> None:
-    """As so many peers with a key each, each provider of a thousand new keys with each message, and
-    all of one and the same.
-    """
+def _new_keys() -> tuple[bytes, ...]:
+    """Of which one is the same each time."""
+    return (b"wanted by all", *(secrets.token_bytes(34) for _ in range(999)))
+
+
+@cache
+def _same_keys() -> tuple[bytes, ...]:
+    return _new_keys()
+
+
+async def _provide(victim: Victim, keys: Callable[[], tuple[bytes, ...]] = _new_keys) -> None:
+    """As peers with a key each, which provide a thousand keys with each message."""
 
     async def act(stream: Stream, own: Contact) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_throw_away, stream)
             while True:
-                keys = (b"wanted by all", *(secrets.token_bytes(34) for _ in range(999)))
-                request = Request(MessageType.ADD_PROVIDERS, providers=(own,), keys=keys)
+                request = Request(MessageType.ADD_PROVIDERS, providers=(own,), keys=keys())
                 await send(stream, encode_length_prefixed(encode(request)))
 
     async def one(connection: Connection, identity: Identity) -> None:
@@ -144,6 +152,15 @@ async def _provide(victim: Victim) -> None:
                 nursery.start_soon(act, await connection.open(KADEMLIA), own)
 
     await as_peers(victim, one, keep_keys=True)
+
+
+async def _provide_again(victim: Victim) -> None:
+    await _provide(victim, _same_keys)
+
+
+@cache
+def _same_value() -> bytes:
+    return _value()
 
 
 def _document() -> bytes:
@@ -232,6 +249,17 @@ PROVIDERS = Attack(
     seconds=8,
     stores=True,
     witness="storing",
+)
+SAME_PROVIDERS = Attack(
+    "dht-same-providers",
+    "provides the same thousand keys with each message",
+    _provide_again,
+    seconds=8,
+    stores=True,
+    witness="storing",
+)
+SAME_VALUE = _flood(
+    "dht-same-value", "stores one value of 60 KB again and again", KADEMLIA, _same_value
 )
 SIGNED = Attack(
     "dht-signed-values",

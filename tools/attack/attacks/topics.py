@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from itertools import count
 
 import trio
@@ -35,6 +35,10 @@ _STREAM = 200 * 1024
 """Bytes on one stream: less than its window."""
 _PAUSE = 0.005
 _NOBODY = Identity.generate().peer_id.to_bytes()
+_AUTHOR = Identity.generate()
+"""Whose messages all bring."""
+_MESSAGES = 20
+"""Of those, of 4 KiB each."""
 _KEY_LASTS = 1.0
 """Seconds after which the enemy comes with another key."""
 
@@ -47,16 +51,22 @@ def _rpcs(make: Callable[[], bytes], opening: bytes) -> bytes:
     return bytes(body[: 250 * 1024])
 
 
-async def _flood(victim: Victim, make: Callable[[Identity], bytes], messages: int) -> None:
+def _nothing(identity: Identity) -> bytes:
+    del identity
+    return b""
+
+
+async def _flood(
+    victim: Victim, make: Callable[[Identity], bytes], opening: Callable[[Identity], bytes]
+) -> None:
     """Send what `make` returns on stream after stream, with new keys all the time, each of which
-    says so many messages first."""
+    begins with what `opening` returns."""
     addr, _ = split_peer(parse_multiaddr(victim.tcp))
 
     async def as_somebody() -> None:
         while True:
             identity = Identity.generate()
-            opening = _messages(identity, messages)
-            body = _rpcs(lambda: make(identity), opening)  # noqa: B023 - called at once
+            body = _rpcs(lambda: make(identity), opening(identity))  # noqa: B023 - called at once
             async with attacking(addr, identity, source_ip=ENEMY_HOST) as enemy:
                 await enemy.set_up()
                 with trio.move_on_after(_KEY_LASTS):
@@ -79,11 +89,47 @@ async def _flood(victim: Victim, make: Callable[[Identity], bytes], messages: in
             nursery.start_soon(as_somebody)
 
 
-def _messages(identity: Identity, count: int) -> bytes:
+def _messages(identity: Identity, count: int, size: int = 0) -> bytes:
     """As everybody may say them."""
     signing = StrictSigning(identity.peer_id, identity.sign)
-    signed = (signing.sign(TOPIC.encode(), b"", number) for number in range(1, count + 1))
+    signed = (signing.sign(TOPIC.encode(), bytes(size), number) for number in range(1, count + 1))
     return b"".join(encode_length_prefixed(encode_publish(message)) for message in signed)
+
+
+@cache
+def _authors() -> bytes:
+    return _messages(_AUTHOR, _MESSAGES, 4096)
+
+
+def _brought(identity: Identity) -> bytes:
+    """What another has said."""
+    del identity
+    return _authors()
+
+
+def _copies(identity: Identity) -> bytes:
+    """A message that was there before."""
+    del identity
+    return _copy()
+
+
+@cache
+def _copy() -> bytes:
+    return encode_publish(StrictSigning(_AUTHOR.peer_id, _AUTHOR.sign).sign(TOPIC.encode(), b"", 1))
+
+
+def _iwants(identity: Identity) -> bytes:
+    """All that another has said, again."""
+    del identity
+    author = _AUTHOR.peer_id.to_bytes()
+    ids = (author + number.to_bytes(8, "big") for number in range(1, _MESSAGES + 1))
+    return encode_control(Control(iwant=tuple(ids)))
+
+
+def _prunes(identity: Identity) -> bytes:
+    """In the mesh and out of it."""
+    del identity
+    return encode_control(Control(graft=(TOPIC,), prune=(Prune(TOPIC, backoff=1),) * 1000))
 
 
 def _grafts(identity: Identity) -> bytes:
@@ -132,10 +178,13 @@ def _forgeries(identity: Identity) -> bytes:
 
 
 def _attack(
-    name: str, summary: str, make: Callable[[Identity], bytes], messages: int = 0
+    name: str,
+    summary: str,
+    make: Callable[[Identity], bytes],
+    opening: Callable[[Identity], bytes] = _nothing,
 ) -> Attack:
     async def run(victim: Victim) -> None:
-        await _flood(victim, make, messages)
+        await _flood(victim, make, opening)
 
     return Attack(name, summary, run, topics=True, witness="publishing")
 
@@ -145,7 +194,17 @@ IHAVES = _attack("topic-ihaves", "tells of messages that there are not", _ihaves
 SUBSCRIPTIONS = _attack("topic-subscriptions", "subscribes to topics without end", _subscriptions)
 EMPTIES = _attack("topic-empties", "RPCs without a byte", _empties)
 TOGGLES = _attack(
-    "topic-toggles", "subscribes to a topic and leaves it 2,048 times in an RPC", _toggles, 100
+    "topic-toggles",
+    "subscribes to a topic and leaves it 2,048 times in an RPC",
+    _toggles,
+    partial(_messages, count=100),
 )
-EXCHANGES = _attack("topic-exchanges", "names peers with wrong records", _exchanges, 20)
+EXCHANGES = _attack(
+    "topic-exchanges", "names peers with wrong records", _exchanges, partial(_messages, count=20)
+)
+COPIES = _attack("topic-copies", "brings one and the same message without end", _copies)
+IWANTS = _attack("topic-iwants", "wants messages again and again, with new keys", _iwants, _brought)
+PRUNES = _attack(
+    "topic-prunes", "grafts itself, and prunes the victim 1,000 times in an RPC", _prunes
+)
 FORGERIES = _attack("topic-forgeries", "brings messages that nobody has signed", _forgeries)

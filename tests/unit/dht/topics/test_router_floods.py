@@ -84,6 +84,22 @@ def test_what_was_missed_is_told_once_to_who_comes_and_goes():
     assert len(offered(one, other)) == 20
 
 
+def test_what_one_brings_again_and_again_is_delivered_once_and_counts():
+    net = RouterNet()
+    one, other = net.member(), net.member()
+    net.subscribe(one, other)
+    net.link(one, other)
+    signing = StrictSigning(other.peer_id, other.identity.sign)
+    rpc = encode_publish(signing.sign(TOPIC.encode(), b"news", 1))
+    net.send(other.peer_id, one, rpc)
+    peer = one.router.peers[other.peer_id]
+    before = peer.nuisance
+    for _ in range(100):
+        net.send(other.peer_id, one, rpc)
+    assert one.delivered == [b"news"]
+    assert peer.nuisance - before == 25
+
+
 def test_wrong_records_of_other_peers_are_looked_at_up_to_a_limit(monkeypatch):
     net = RouterNet()
     one, other = net.member(), net.member()
