@@ -29,8 +29,6 @@ MAX_ITEMS: Final = 4096
 
 _MIN_INT, _MAX_INT = -(2**63), 2**64 - 1
 _NAN: Final = math.nan
-_NAN_BEGINS, _NEGATIVE_NAN_BEGINS = b"\xcb\x7f", b"\xcb\xff"
-"""One of these is in the bytes of every NaN, most of which are not the canonical one."""
 _pack = msgpack.Packer(use_bin_type=True, strict_types=True).pack
 
 
@@ -69,7 +67,8 @@ def decode(data: bytes, limit: int) -> Plain:
             object_pairs_hook=_in_order,
             ext_hook=_no_extension,
         )
-        is_canonical = _encode_again(value, data) == data
+        # Most NaNs are not the canonical one.
+        is_canonical = (_encode if _check_depth(value, 0) else _pack)(value) == data
     except (ValueError, msgpack.UnpackException, _NotPlainError) as error:
         # Not its repr, which can have all the data in it.
         what = f"{error}" or type(error).__name__
@@ -102,24 +101,20 @@ def _no_extension(code: int, data: bytes) -> object:
     raise ValueError("an extension")
 
 
-def _encode_again(value: object, data: bytes) -> bytes:
-    """The canonical bytes of what was read, whose maps are in order."""
-    if _NAN_BEGINS in data or _NEGATIVE_NAN_BEGINS in data:
-        return _encode(value)
-    _check_depth(value, 0)
-    packed: bytes = _pack(value)
-    return packed
-
-
-def _check_depth(value: object, depth: int) -> None:
+def _check_depth(value: object, depth: int) -> bool:
+    """Whether there is a NaN in what was read."""
     kind = type(value)
-    if kind is list or kind is dict:
-        if depth >= MAX_DEPTH:
-            raise _NotPlainError(f"more than {MAX_DEPTH} lists and maps inside each other")
-        items: Iterable[object] = value if kind is list else value.values()  # type: ignore[assignment, attr-defined]
-        for item in items:
-            if type(item) is list or type(item) is dict:
-                _check_depth(item, depth + 1)
+    if kind is not list and kind is not dict:
+        return value != value
+    if depth >= MAX_DEPTH:
+        raise _NotPlainError(f"more than {MAX_DEPTH} lists and maps inside each other")
+    has_nan = False
+    items: Iterable[object] = value if kind is list else value.values()  # type: ignore[assignment, attr-defined]
+    for item in items:
+        kind = type(item)
+        if kind is list or kind is dict or kind is float:
+            has_nan |= _check_depth(item, depth + 1)
+    return has_nan
 
 
 def _encode(value: object) -> bytes:

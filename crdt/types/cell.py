@@ -31,8 +31,9 @@ class Cell:
         """By author; those that are replaced are taken out."""
         self._authors: dict[bytes, bytes] = {}
         """By the ID of each of these, its author."""
-        self._replaced: dict[bytes, int] = {}
-        """By the ID of a write that was replaced before it came, the time of what replaces it."""
+        self._replaced: dict[bytes, int] | None = None
+        """By the ID of a write that was replaced before it came, the time of what replaces it; None
+        if there is none, as in most of a hundred thousand."""
 
     def write(self, sibling: Sibling, replaced: tuple[bytes, ...]) -> None:
         """Take a write, the next of its author here, that replaces others.
@@ -43,11 +44,12 @@ class Cell:
         for entry_id in replaced:
             author = self._authors.get(entry_id)
             if author is None:
-                self._replaced[entry_id] = max(sibling.hlc, self._replaced.get(entry_id, 0))
+                early = self._replaced = self._replaced or {}
+                early[entry_id] = max(sibling.hlc, early.get(entry_id, 0))
             elif self._latest[author].hlc < sibling.hlc:
                 self._take_out(author)
         self._take_out(sibling.author)
-        if self._replaced.pop(sibling.entry_id, 0) <= sibling.hlc:
+        if self._replaced is None or self._replaced.pop(sibling.entry_id, 0) <= sibling.hlc:
             self._latest[sibling.author] = sibling
             self._authors[sibling.entry_id] = sibling.author
 

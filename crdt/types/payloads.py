@@ -172,10 +172,13 @@ def decode_write(kind: int, payload: bytes) -> Write | None:
 
 
 def _read_register(value: Plain) -> Write | None:
-    match value:
-        case [str(name), content, list(replaced)]:
-            return RegisterWrite(name, content, _ids(replaced))
-    return None
+    # A document has a hundred thousand of them: no `match`, which takes twice as long.
+    if type(value) is not list or len(value) != 3:
+        return None
+    name, content, replaced = value
+    if type(name) is not str or type(replaced) is not list:
+        return None
+    return RegisterWrite(name, content, _ids(replaced))
 
 
 def _read_set(value: Plain) -> Write | None:

@@ -28,6 +28,7 @@ from lattica.crdt.tree.places import (
 )
 from lattica.crdt.types.cell import Cell, Sibling
 from lattica.crdt.types.payloads import (
+    KINDS,
     MAX_REPLACED,
     ClaimWrite,
     CounterWrite,
@@ -35,6 +36,7 @@ from lattica.crdt.types.payloads import (
     RegisterWrite,
     SetWrite,
     TextWrite,
+    Write,
     decode_write,
 )
 from lattica.crdt.types.sequences import Sequences
@@ -113,6 +115,18 @@ class State:
         An entry without its payload or that is erased, of a kind that the document does not have,
         or whose payload breaks the format takes no effect.
         """
+        write = self._take(entry)
+        match write:
+            case None:
+                return None
+            case SetWrite():
+                return Change(Kind.SET, write.name, write.element)
+            case ClaimWrite():
+                return Change(Kind.CLAIM, write.name, write.item)
+        return Change(KINDS[type(write)], write.name)
+
+    def _take(self, entry: Entry) -> Write | None:
+        """As :meth:`apply`; what takes effect."""
         header = entry.header
         erasures = self.erasures() if self.erasures is not None else None
         if erasures is not None and erasures.erases(header):
@@ -133,15 +147,15 @@ class State:
         is_replaced = erasures is not None and erasures.replaces(entry, write.name)
         match write:
             case RegisterWrite():
-                cell = self._registers.setdefault(write.name, Cell())
+                cell = self._registers.get(write.name)
+                if cell is None:
+                    cell = self._registers[write.name] = Cell()
                 _write(cell, _sibling(entry, write.value), write.replaced, is_replaced=is_replaced)
-                return Change(Kind.REGISTER, write.name)
             case SetWrite():
                 elements = self._sets.setdefault(write.name, {})
                 cell = elements.setdefault(encode(write.element), Cell())
                 sibling = _sibling(entry, write.is_present)
                 _write(cell, sibling, write.replaced, is_replaced=is_replaced)
-                return Change(Kind.SET, write.name, write.element)
             case CounterWrite():
                 totals = self._counters.setdefault(write.name, {})
                 before = totals.get(header.author, (0, 0))
@@ -150,14 +164,11 @@ class State:
                     max(before[0], write.increments),
                     max(before[1], write.decrements),
                 )
-                return Change(Kind.COUNTER, write.name)
             case ClaimWrite():
                 self._claim(entry, write)
-                return Change(Kind.CLAIM, write.name, write.item)
             case TextWrite() | ListWrite():
-                if self._sequences.apply(entry, write):
-                    return Change(Kind(header.kind), write.name)
-        return None
+                return write if self._sequences.apply(entry, write) else None
+        return write
 
     def _opened(self, entry: Entry) -> Entry:
         """The entry with what its payload says, if anything. Raises NoReadKeyError."""
@@ -204,7 +215,7 @@ class State:
                 self.withdraw(entry)
             for batch in batches():
                 for entry in batch:
-                    self.apply(entry)
+                    self._take(entry)
                 yield
             is_settled = self.is_settled
 

@@ -368,8 +368,7 @@ class _Refused:
         always: list[type[Exception]] = [AccessDeniedError, LocalProtocolError]
         self._refusals = (*always, *refusals)
         self._before = seen(document)
-        self._own = document._replica.identity.peer_id
-        self._is_owner = self._owns()
+        self._begun = self._session()
         self._forks = list(document.forks())
 
     def __enter__(self) -> None:
@@ -379,14 +378,16 @@ class _Refused:
         if kind is None or not issubclass(kind, self._refusals):
             return False
         note(f"refused: {rest[0]}")
-        if self._owns() and not self._is_owner:
+        if self._session() != self._begun and self._document._replica._office():
             return True  # who was appointed takes office with whatever he does first
         is_proof = list(self._document.forks()) != self._forks
         assert seen(self._document) == self._before or (is_proof and kind is ContradictionError)
         return True
 
-    def _owns(self) -> bool:
-        return any(owner.peer == self._own for owner in self._document.owners())
+    def _session(self) -> bytes:
+        """The one that is written by, once it has an entry."""
+        replica = self._document._replica
+        return replica.author if replica.log.length(replica.author) else b""
 
 
 Governed.TestCase.settings = settings(
