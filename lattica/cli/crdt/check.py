@@ -63,7 +63,7 @@ def check_command(
         say(f"document {report.doc_id.hex()}")
         say(
             f"{report.entries} entries of {report.authors} authors verified, "
-            f"{report.pruned} pruned, {report.withdrawn} withdrawn by {report.forks} forks, "
+            f"{report.pruned} pruned, {report.withdrawn} withdrawn, {report.forks} forks, "
             f"{report.erased} erased"
         )
         if report.missing:

@@ -49,7 +49,7 @@ def test_a_file_that_is_right_is_right(path: Path):
     result = CliRunner().invoke(app, ["crdt", "check", str(path), "--json"])
     assert (result.exit_code, '"problems": []' in result.stdout) == (0, True)
     result = CliRunner().invoke(app, ["crdt", "check", str(path)])
-    assert "11 entries of 3 authors verified, 5 pruned, 4 withdrawn by 1 forks" in result.stdout
+    assert "11 entries of 3 authors verified, 5 pruned, 4 withdrawn, 1 forks" in result.stdout
 
 
 def spoil(path: Path, statement: str) -> None:
