@@ -31,6 +31,9 @@ from lattica.nat.mux.turns import Nuisance
 
 RESOURCE_LIMIT = 0x1002
 """The error code of a stream for which there is no place (libp2p's StreamResourceLimitExceeded)."""
+GATED = 0x1008
+"""The error code of a connection that a side does not let in (libp2p's ConnectionGated)."""
+NOT_LET_IN = "the peer does not let this one in, by an allow- or deny-list or a ban"
 INITIAL_WINDOW = 256 * KIB
 """Bytes a peer may send on a new stream; yamux fixes it, QUIC follows."""
 _EARLY_PINGS = 4

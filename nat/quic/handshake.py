@@ -71,5 +71,5 @@ class QuicHandshake(SecureLink):
             check_address=check_address,
         )
 
-    def abort(self) -> None:
-        self.link.abort()
+    def abort(self, code: int = 0, reason: str = "") -> None:
+        self.link.abort(code, reason)

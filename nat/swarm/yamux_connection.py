@@ -22,6 +22,7 @@ from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.config import KIB, MIB
 from lattica.nat.mux.connection import CLOSE_GRACE, Connection, Direction
 from lattica.nat.mux.delivery import Delivery
+from lattica.nat.mux.session import GATED, NOT_LET_IN
 from lattica.nat.mux.stream import Stream, Waiter
 from lattica.nat.mux.stream_state import MuxStream
 from lattica.nat.mux.turns import SLOW_TURN, TURN, Turnstile
@@ -241,7 +242,9 @@ class YamuxConnection(Connection):
                 await self._flushed.wait()
             # Not raised: it would hold this connection until the cycle collector runs.
             return str(error)
-        return "closed by the peer" if self.session.went_away else _WITHOUT_GOOD_BYE
+        if not self.session.went_away:
+            return _WITHOUT_GOOD_BYE
+        return NOT_LET_IN if self.session.goodbye_code == GATED else "closed by the peer"
 
     def _take(self, sealed: list[memoryview]) -> list[bytes]:
         """Decrypt what was received and let the session take it, in a turn; return what is left.

@@ -153,8 +153,10 @@ class SecureLink(ABC):
         """
 
     @abstractmethod
-    def abort(self) -> None:
-        """Close at once, without waiting. Idempotent; wakes those who wait on it."""
+    def abort(self, code: int = 0, reason: str = "") -> None:
+        """Close at once, without waiting, and tell the peer why. Idempotent; wakes those who wait
+        on it.
+        """
 
 
 class Listener(Protocol):

@@ -92,6 +92,8 @@ class Session(MuxSession):
         self._ping_value = 0
         self.said_goodbye = False
         """The peer has said that it is going."""
+        self.goodbye_code = 0
+        """Why, if it is not for nothing."""
 
     def _send_reset(self, stream: MuxStream) -> None:
         if not stream.syn_due:  # otherwise the peer has never heard of it
@@ -306,6 +308,7 @@ class Session(MuxSession):
             self.nuisance.refuse("another goodbye")
             return
         self.said_goodbye = self.went_away = True
+        self.goodbye_code = code
         events.append(Event(EventKind.GO_AWAY, value=code))
 
     def _on_ping(self, flags: int, value: int, events: list[Event]) -> None:

@@ -6,14 +6,21 @@ from collections.abc import Callable
 
 import trio
 
-from lattica.nat.base.errors import AddressError, ConnectionClosedError, RemoteProtocolError
+from lattica.nat.base.errors import (
+    AccessDeniedError,
+    AddressError,
+    ConnectionClosedError,
+    RemoteProtocolError,
+)
 from lattica.nat.base.keys.identity import Identity, PeerId
 from lattica.nat.base.limits.places import source_of
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.connection import Connection, Direction
+from lattica.nat.mux.session import GATED, NOT_LET_IN
 from lattica.nat.mux.stream import Stream
 from lattica.nat.mux.turns import NetworkNuisance, Nuisance, Turnstile
+from lattica.nat.mux.yamux.frames import FrameType, pack_header
 from lattica.nat.mux.yamux.session import Session
 from lattica.nat.secure.ciphers import offered
 from lattica.nat.secure.gater import Gater
@@ -71,7 +78,11 @@ class Connector:
             if direction is Direction.OUTBOUND and not initiator:
                 raise AddressError("this transport cannot take the responder's part in a dial")
             remote = await raw.authenticate(expected_peer)
-            self.gater.check_peer(remote.peer_id)
+            try:
+                self.gater.check_peer(remote.peer_id)
+            except AccessDeniedError:
+                raw.abort(GATED, NOT_LET_IN)
+                raise
             return raw.connection(
                 remote,
                 direction=direction,
@@ -95,7 +106,12 @@ class Connector:
             if upgrade.crossed:
                 raise CrossedDialError(str(error)) from error
             raise
-        self.gater.check_peer(upgraded.remote.peer_id)
+        try:
+            self.gater.check_peer(upgraded.remote.peer_id)
+        except AccessDeniedError:
+            goodbye = pack_header(0, FrameType.GO_AWAY, 0, 0, GATED)
+            await raw.send(upgraded.writer.seal(goodbye))
+            raise
         raw.mark_authenticated()
         source = source_of(raw.remote_addr, upgraded.remote.peer_id)
         session = Session(

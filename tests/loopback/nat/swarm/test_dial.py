@@ -22,6 +22,7 @@ from lattica.nat.base.net.addresses import to_endpoint, with_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.config import AccessRules, Limits, Timeouts
 from lattica.nat.mux.connection import Direction
+from lattica.nat.mux.session import NOT_LET_IN
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.transport.tcp import TcpTransport
@@ -427,14 +428,15 @@ async def test_two_that_dial_each_other_keep_one_connection(mock_clock, from_lis
 # --- who may ---
 
 
-async def test_denied_and_not_allowed_peers():
+@pytest.mark.parametrize("listen", ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1/noise"])
+async def test_denied_and_not_allowed_peers(listen: str) -> None:
     friend, stranger = Identity.generate(), Identity.generate()
     for access in (
         AccessRules(deny_peers=(str(stranger.peer_id),)),
         AccessRules(allow_peers=(str(friend.peer_id),)),
     ):
         async with (
-            running(access=access) as guarded,
+            running(listen=(listen,), access=access) as guarded,
             running(friend) as good,
             running(stranger) as bad,
         ):
@@ -443,8 +445,9 @@ async def test_denied_and_not_allowed_peers():
             with pytest.raises(DialError, match=r"access\."):
                 await guarded.dial(None, [addr_of(bad)])
             # He is refused once he has shown who he is.
-            await bad.dial(None, [addr_of(guarded)])
+            refused = await bad.dial(None, [addr_of(guarded)])
             await settled(lambda: not bad.registry.total)
+            assert refused.closed_reason == NOT_LET_IN
             assert guarded.registry.total == 0
             await good.dial(None, [addr_of(guarded)])
             await guarded.wait_connected(friend.peer_id)
