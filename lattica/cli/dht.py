@@ -17,7 +17,13 @@ from lattica.cli.shared.daemon import (
     running_node,
     until_stopped,
 )
-from lattica.cli.shared.options import ConnectOption, EphemeralOption, ListenOption, RelayOption
+from lattica.cli.shared.options import (
+    ConnectOption,
+    EphemeralOption,
+    ListenOption,
+    RelayOption,
+    json_or_text,
+)
 from lattica.cli.shared.terminal import say, say_json
 
 if TYPE_CHECKING:
@@ -97,10 +103,7 @@ def put_command(
     It lasts until it expires, as peers pass it on; nobody else can change it.
     """
     config = start(ctx, {"bootstrap": connect}, ephemeral=ephemeral, quiet=True)
-    try:
-        data: object = json.loads(value)
-    except ValueError:
-        data = value
+    data = json_or_text(value)
 
     def show(owner: str, held: int) -> None:
         if as_json:

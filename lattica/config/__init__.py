@@ -64,6 +64,8 @@ _DEFAULT = "default"
 # Kubernetes cluster that has a service called "lattica".
 _FOREIGN_VARIABLES = re.compile(r"LATTICA_(CONFIG|SERVICE_.*|PORT(_\d.*)?)")
 
+_MAX_FILE: Final = 16 * 1024 * 1024
+"""Bytes."""
 _LISTEN = "listen"
 _KEY_FILE = "private_network_key_file"
 _RELAYS = "relays"
@@ -330,11 +332,14 @@ def _file_settings(file: Path) -> Iterator[_Raw]:
         with open(file, "rb") as stream:
             status = os.fstat(stream.fileno())
             # Editors of Windows put a byte order mark before it, which is none of TOML's.
-            text = stream.read().decode("utf-8-sig")
+            data = stream.read(_MAX_FILE + 1)
+            if len(data) > _MAX_FILE:
+                raise ConfigError(f"{file} has more than {_MAX_FILE >> 20} MiB: no configuration")
+            text = data.decode("utf-8-sig")
             document = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration file {file}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{file} is not valid TOML: {error}") from None
     source = Source(f"{file}", folder=file.absolute().parent)
     for setting in _table_settings(document, "", source, text):

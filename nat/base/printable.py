@@ -11,6 +11,7 @@ the text of every error of ours. Pure, and imports nothing of ours.
 from __future__ import annotations
 
 import json
+import math
 from datetime import UTC, datetime
 
 
@@ -36,10 +37,30 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def is_encodable(text: str) -> bool:
+    """Whether UTF-8 can have it."""
+    return encodable(text) == text
+
+
 def json_text(value: object, *, indent: int | None = None) -> str:
     """A JSON value in printable ASCII. What JSON does not have becomes its text."""
+    try:
+        text = json.dumps(value, indent=indent, default=str, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(value), indent=indent, default=str)
     # json escapes all but this one.
-    return json.dumps(value, indent=indent, default=str).replace("\x7f", "\\u007f")
+    return text.replace("\x7f", "\\u007f")
+
+
+def _finite(value: object) -> object:
+    match value:
+        case float() if not math.isfinite(value):
+            return str(value)
+        case dict():
+            return {name: _finite(each) for name, each in value.items()}
+        case list() | tuple():
+            return [_finite(each) for each in value]
+    return value
 
 
 def utc_text(unix_time: float, otherwise: str | None = None) -> str:

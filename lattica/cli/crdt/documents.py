@@ -37,13 +37,18 @@ from lattica.cli.crdt.place_kind import PlaceKind
 from lattica.cli.crdt.proofs import clock_time, readable
 from lattica.cli.shared.common import run
 from lattica.cli.shared.event_json import ready_object
-from lattica.cli.shared.options import ConnectOption, EventsOption, ListenOption, RelayOption
+from lattica.cli.shared.options import (
+    ConnectOption,
+    EventsOption,
+    ListenOption,
+    RelayOption,
+    json_or_text,
+)
 from lattica.cli.shared.terminal import say, say_as_read, say_json
 from lattica.nat.base.printable import json_text
 
 if TYPE_CHECKING:
     from lattica.config import NodeConfig
-    from lattica.crdt.base.canonical import Plain
     from lattica.crdt.document import LogEntry
     from lattica.crdt.store.changes import DocumentChange
     from lattica.crdt.store.shared_document import SharedDocument
@@ -265,7 +270,7 @@ def set_command(
     """
     if delete == (value is not None):
         raise typer.BadParameter("give either a VALUE or --delete")
-    written = None if value is None else _parsed(value)
+    written = None if value is None else json_or_text(value)
     config = online(ctx, None, connect, relay)
     daemon = node_for(ctx, config, connect, relay)
     if daemon is not None:
@@ -481,11 +486,3 @@ def _value(opened: SharedDocument, kind: PlaceKind, name: str) -> Any:
             return str(opened.text(name))
         case PlaceKind.LIST:
             return [readable(each) for each in opened.list(name)]
-
-
-def _parsed(text: str) -> Plain:
-    try:
-        value: Plain = json.loads(text)
-    except ValueError:
-        return text
-    return value

@@ -149,7 +149,7 @@ def _query(kind: PlaceKind, name: str, item: str | None, prefix: bool) -> Query:
         scope = Scope.ITEM
         try:
             value = json.loads(item)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"--item is no JSON ({error}); a text needs quotes in it") from None
     return Query(Kind[kind.name], name, scope, value)
 

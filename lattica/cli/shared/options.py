@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
+
+from lattica.nat.base.errors import ConfigError
 
 
 def named_path(text: str) -> Path:
@@ -14,6 +17,20 @@ def named_path(text: str) -> Path:
     if not text:
         raise typer.BadParameter("it is empty; name a file or directory; '.' is this one")
     return Path(text)
+
+
+def json_or_text(text: str) -> Any:
+    """A value: JSON, and what is none is a text, such as NaN. Raises ConfigError."""
+    try:
+        return json.loads(text, parse_constant=_no_json)
+    except ValueError:
+        return text
+    except RecursionError:
+        raise ConfigError("a value that is nested too deeply") from None
+
+
+def _no_json(constant: str) -> NoReturn:
+    raise ValueError(constant)
 
 
 _IN_MEGABYTES = {"k": 1e-3, "": 1.0, "M": 1.0, "G": 1e3}

@@ -16,6 +16,7 @@ from pathlib import Path
 from lattica.daemon.errors import DaemonError
 from lattica.daemon.node.config import MAX_SOCKET_PATH
 from lattica.nat.base.errors import ConfigError
+from lattica.nat.base.printable import is_encodable
 
 _TEMPORARY = ".s"
 """What begins the name of the folder in which a socket is made; short, as paths of sockets are."""
@@ -37,6 +38,8 @@ def held(path: Path) -> Iterator[Path]:
         ConfigError: the path is too long, or nothing can be made there, or the file of the lock is
             another user's.
     """
+    if not is_encodable(str(path)):  # gRPC takes no other
+        raise ConfigError(f"the path of a socket is UTF-8, not {path}; name another as node.socket")
     # The name for binding is longer.
     longest = len(os.fsencode(path.parent)) + len("/") + len(_TEMPORARY) + 8 + len("/s")
     if max(longest, len(os.fsencode(path))) > MAX_SOCKET_PATH:

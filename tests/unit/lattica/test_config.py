@@ -257,6 +257,7 @@ def test_variables_of_others_are_left_alone() -> None:
         ("[swarm.access]\nallow_networks = ['10.0.0.1/8']", ["allow_networks", "10.0.0.0/8"]),
         ("listen = []\n[swarm]\nlisten = []", ["give only one"]),
         ("this is no toml", ["not valid TOML"]),
+        ("a = " + "[" * 9000, ["not valid TOML"]),
     ],
 )
 def test_errors_in_a_file_name_it(tmp_path: Path, text: str, parts: list[str]) -> None:
@@ -271,6 +272,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     assert "No such file" in error_of(tmp_path / "none.toml")
     (tmp_path / "latin.toml").write_bytes(b"a = '\xe9'")
     assert "not valid TOML" in error_of(tmp_path / "latin.toml")
+    assert "more than 16 MiB" in error_of(Path("/dev/zero"))
 
 
 @pytest.mark.parametrize(

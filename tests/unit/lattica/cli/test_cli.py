@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from lattica.cli import MODULES, app
 from lattica.cli.shared.common import reported_errors, start
+from lattica.cli.shared.options import json_or_text
 from lattica.config import load_config
 from lattica.errors import ConfigError, DialError, KeyInUseError, LatticaError
 from lattica.nat.base.errors import DialAttempt
@@ -279,6 +280,18 @@ def test_errors_of_several_tasks_are_lines(capsys: pytest.CaptureFixture[str]) -
         "lattica: error: one and more",
         "lattica: error: cannot connect to X: no address known",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("[1]", [1]), ("[1", "[1"), ("NaN", "NaN"), ("Infinity", "Infinity")]
+)
+def test_a_value_is_json_or_a_text(text: str, value: object) -> None:
+    assert json_or_text(text) == value
+
+
+def test_a_value_that_is_nested_too_deeply_is_said() -> None:
+    with pytest.raises(ConfigError, match="too deeply"):
+        json_or_text("[" * 100_000)
 
 
 def test_that_something_took_too_long_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -123,6 +123,11 @@ def test_paths_that_are_too_long_or_cannot_be_made(tmp_path: Path) -> None:
         socket_file.held(tmp_path / ("x" * 100)),
     ):
         pass
+    with (
+        pytest.raises(ConfigError, match="UTF-8"),
+        socket_file.held(tmp_path / "\udcff"),
+    ):
+        pass
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(ConfigError, match="no socket can be made"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -48,6 +50,14 @@ def test_json_is_printable_ascii_and_the_same(value: object) -> None:
     assert line.isascii()
     assert line.isprintable()
     assert json.loads(line) == value
+
+
+def test_numbers_that_json_does_not_have_become_their_texts() -> None:
+    value = {"loss": [math.nan, (math.inf, 1.5)], "of": Path("a")}
+    assert json.loads(json_text(value), parse_constant=pytest.fail) == {
+        "loss": ["nan", ["inf", 1.5]],
+        "of": "a",
+    }
 
 
 def test_errors_of_ours_are_printable_and_keep_what_came() -> None:
