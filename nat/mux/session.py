@@ -6,8 +6,8 @@ A pure state machine without a wire format: :class:`lattica.nat.mux.yamux.sessio
 - **Scheduling.** Data leaves only when the connection can take it, so what is urgent
   overtakes what was queued earlier: first control frames and window updates, then streams
   that send little, then all others in turn (:mod:`lattica.nat.mux.senders`).
-- **Windows** start at :data:`INITIAL_WINDOW` and double while half a window is used within
-  four round trips, up to `Windows.maximum` and the connection's memory budget.
+- **Windows** start at :data:`INITIAL_WINDOW` and grow to what fills the path
+  (:mod:`lattica.nat.mux.windows`), up to `Windows.maximum` and the connection's memory budget.
 - **Liveness.** A peer that is silent for `Timeouts.keep_alive_timeout`, pings included, is
   gone, unless it may just be busy (:mod:`lattica.nat.mux.patience`).
 """
@@ -28,6 +28,7 @@ from lattica.nat.mux.priority import Priority
 from lattica.nat.mux.senders import Senders
 from lattica.nat.mux.stream_state import MuxStream
 from lattica.nat.mux.turns import Nuisance
+from lattica.nat.mux.windows import growth
 
 RESOURCE_LIMIT = 0x1002
 """The error code of a stream for which there is no place (libp2p's StreamResourceLimitExceeded)."""
@@ -38,8 +39,6 @@ INITIAL_WINDOW = 256 * KIB
 """Bytes a peer may send on a new stream; yamux fixes it, QUIC follows."""
 _EARLY_PINGS = 4
 """The first pongs are often late, as both sides are busy starting; so there are several."""
-_SHORTEST_TURN = 0.0005
-"""Seconds until a busy process runs again; on loopback that is more than the round trip."""
 
 
 def _nothing() -> None:
@@ -50,7 +49,8 @@ class MuxSession(ABC):
     """Streams of one connection. The driver calls :meth:`tick` about once a second.
 
     `clock` gives monotonic seconds. Stream ids of this side begin at `first_id` and are
-    `id_step` apart. `source` and `nuisance` say who the peer is for what connections share
+    `id_step` apart. `relayed` says that the connection goes through a third peer. `source` and
+    `nuisance` say who the peer is for what connections share
     (:mod:`lattica.nat.base.limits.places`, :mod:`lattica.nat.mux.turns`).
     """
 
@@ -67,6 +67,7 @@ class MuxSession(ABC):
         budget: MemoryBudget | None = None,
         source: Source = NOBODY,
         nuisance: Nuisance | None = None,
+        relayed: bool = False,
     ) -> None:
         limits = limits or Limits()
         self._clock = clock
@@ -76,6 +77,7 @@ class MuxSession(ABC):
         self.turn = sys.maxsize
         """Units of work that are left of this connection's turn; a driver gives it others."""
         self._windows = windows or Windows()
+        self._relayed = relayed
         self.timeouts = timeouts or Timeouts()
         self.budget = budget or MemoryBudget(limits.receive_memory_total)
         """What all sessions of a swarm may hold together."""
@@ -417,26 +419,30 @@ class MuxSession(ABC):
         return drained
 
     def _reopen_window(self, stream: MuxStream) -> int:
-        """Return the credit to give, doubling the window where the link can use it."""
+        """Return the credit to give, with a larger window where the path can use it."""
         now = self._clock()
-        delta = stream.consumed
-        window = stream.receive_window
-        if (
-            self.rtt is not None
-            and now - stream.last_update < 4 * max(self.rtt, _SHORTEST_TURN)
-            and window < self._windows.maximum
-            and not stream.receive_discarded
-        ):
+        grown = 0
+        if self.rtt is not None and not stream.receive_discarded:
             # Half of the budget stays with new streams.
             left = self._promise_limit // 2 - self._held
-            growth = min(window, self._windows.maximum - window, left)
-            if growth > 0:
-                stream.receive_window += growth
-                self._promised += growth
-                delta += growth
+            grown = growth(
+                stream.receive_window,
+                stream.consumed,
+                now - stream.last_update,
+                self.rtt,
+                most=min(self._windows.maximum, stream.receive_window + left),
+                relayed=self._relayed,
+            )
+        delta = stream.consumed + grown
+        stream.receive_window += grown
+        self._promised += grown
+        stream.receive_credit += delta
         stream.last_update = now
         stream.consumed = 0
-        stream.receive_credit += delta
+        if grown and self._relayed:
+            # The first pongs were late, as three processes were starting. Now the windows are
+            # small, and so is what is before this one.
+            self.ping()
         return delta
 
     # --- time and end ---

@@ -64,6 +64,7 @@ class Session(MuxSession):
         budget: MemoryBudget | None = None,
         source: Source = NOBODY,
         nuisance: Nuisance | None = None,
+        relayed: bool = False,
     ) -> None:
         super().__init__(
             first_id=1 if initiator else 2,
@@ -76,6 +77,7 @@ class Session(MuxSession):
             budget=budget,
             source=source,
             nuisance=nuisance,
+            relayed=relayed,
         )
         self._peer_parity = 0 if initiator else 1
         self._highest_peer_id = 0

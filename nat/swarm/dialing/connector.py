@@ -14,6 +14,7 @@ from lattica.nat.base.errors import (
 )
 from lattica.nat.base.keys.identity import Identity, PeerId
 from lattica.nat.base.limits.places import source_of
+from lattica.nat.base.net.addresses import Kind, kind_of
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.connection import Connection, Direction
@@ -123,6 +124,7 @@ class Connector:
             budget=self.budget,
             source=source,
             nuisance=Nuisance(trio.current_time, self.nuisance.of(source.network)),
+            relayed=kind_of(raw.remote_addr) is Kind.CIRCUIT,
         )
         return YamuxConnection(
             raw,

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from lattica.errors import ConnectionClosedError, RemoteProtocolError, ResourceLimitError
-from lattica.nat.config import Limits, Timeouts, Windows
+from lattica.nat.config import Limits, Timeouts
 from lattica.nat.mux import lingering
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.events import Event, EventKind
@@ -583,89 +583,6 @@ def test_a_sender_that_waits_for_credit_gets_it_from_a_reader_that_closes() -> N
     assert mine.reset_reason is None
     assert not mine.stopped
     assert theirs.receive_window == INITIAL_WINDOW, "it grows for readers only"
-
-
-def pour(pair: Pair, mine: MuxStream, theirs: MuxStream, total: int, delay: float) -> None:
-    """Send `total` bytes as fast as the window allows, over a link with `delay` each way."""
-    received = 0
-    write(mine, bytes(total))
-    while received < total:
-        to_b = drain(pair.a.session)
-        pair.clock.now += delay
-        if to_b:
-            pair.b.receive(to_b)
-        received += len(take_all(theirs))
-        to_a = drain(pair.b.session)
-        pair.clock.now += delay
-        if to_a:
-            pair.a.receive(to_a)
-
-
-def ping_each_other(pair: Pair, delay: float) -> None:
-    pair.a.session.ping()
-    pair.b.session.ping()
-    pair.pump(delay=delay)
-
-
-def test_window_grows_where_the_round_trip_limits() -> None:
-    pair = Pair(windows=Windows(maximum=4 * MIB))
-    mine, theirs = pair.open()
-    ping_each_other(pair, 0.05)
-    assert pair.b.session.rtt == pytest.approx(0.1)
-    pour(pair, mine, theirs, 32 * MIB, 0.05)
-    assert theirs.receive_window == 4 * MIB
-    # The sender was told of all of it.
-    assert mine.send_credit + theirs.consumed == 4 * MIB
-    assert theirs.receive_credit + theirs.consumed == 4 * MIB
-    assert pair.b.session._promised == 4 * MIB
-    close(pair.a, mine)
-    close(pair.b, theirs)
-    pair.pump()
-    assert pair.b.session._promised == 0
-
-
-def test_window_stays_where_the_reader_limits() -> None:
-    """A window that takes longer than four round trips to use is large enough."""
-    pair = Pair()
-    mine, theirs = pair.open()
-    ping_each_other(pair, 0.0005)
-    for _ in range(50):
-        write(mine, bytes(INITIAL_WINDOW // 2))
-        pair.pump()
-        take_all(theirs)
-        pair.clock.now += 0.01
-        pair.pump()
-    assert theirs.receive_window == INITIAL_WINDOW
-
-
-def test_window_does_not_grow_before_the_round_trip_is_known() -> None:
-    pair = Pair()
-    mine, theirs = pair.open()
-    pour(pair, mine, theirs, 4 * MIB, 0.05)
-    assert pair.b.session.rtt is None
-    assert theirs.receive_window == INITIAL_WINDOW
-
-
-def test_windows_leave_room_for_new_streams() -> None:
-    """However much bulk streams could use, a call beside them finds its place."""
-    limit = 4 * MIB
-    pair = Pair(limits=Limits(receive_memory_per_connection=limit))
-    ping_each_other(pair, 0.05)
-    for _ in range(3):
-        mine, theirs = pair.open()
-        pour(pair, mine, theirs, 16 * MIB, 0.05)
-        assert theirs.receive_window > INITIAL_WINDOW or pair.b.session._promised >= limit // 2
-    assert pair.b.session._promised <= limit
-    for _ in range(4):
-        pair.open()
-
-
-def test_the_shortest_round_trip_counts() -> None:
-    pair = Pair()
-    for delay, expected in ((0.05, 0.1), (0.2, 0.1), (0.01, 0.02)):
-        ping_each_other(pair, delay)
-        assert pair.a.session.rtt == pytest.approx(expected)
-    assert kinds(pair.a).count(EventKind.PONG) == 3
 
 
 def test_pongs_nobody_asked_for_are_ignored() -> None:

@@ -368,6 +368,7 @@ async def test_whole_connections_go_through():
         through = Multiaddr(f"{addr}/p2p/{target.relay}/p2p-circuit")
         connection = await source.swarm.dial(target.peer_id, [through])
         assert connection.is_relayed
+        assert connection.session._relayed, "its windows grow as is good there"
         words = PATTERN[
             :200_000
         ]  # who sends first and reads then must not send more than windows hold
