@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -11,9 +12,13 @@ import grpc
 import grpc.aio
 import trio
 
+from lattica.nat.base.peer_log import peer_log
 from lattica.rpc.grpc_bridge.serving import PORT
 from lattica.rpc.grpc_bridge.socket_folder import SocketFolder
+from lattica.rpc.ports.events import ConnectionRefused, PortEvent
 from lattica.rpc.ports.ports import RemotePeer
+
+logger = logging.getLogger(__name__)
 
 Options = Sequence[tuple[str, Any]]
 
@@ -37,7 +42,8 @@ def grpc_channel(
         channel = await grpc_channel(node, peer)                        # Node, under trio
 
     It connects when it is first used, and again whenever the peer was away: a call fails with
-    `UNAVAILABLE` meanwhile, or with `wait_for_ready=True` waits. Closing it ends its calls; it does
+    `UNAVAILABLE` meanwhile, or with `wait_for_ready=True` waits; so it does where this peer may not
+    connect. Which of them it is, a warning in the log says. Closing it ends its calls; it does
     not outlive the node.
 
     Args:
@@ -55,7 +61,7 @@ def grpc_channel(
     target = f"unix:{folder.socket}"
     try:
         ports = getattr(node, "ports", node)
-        made = ports.forward(peer, port, local=target, key=key)
+        made = ports.forward(peer, port, local=target, key=key, on_event=_tell)
     except BaseException:
         folder.remove()
         raise
@@ -91,6 +97,12 @@ def grpc_channel(
         return channel(close, bool(aio))
 
     return later()
+
+
+def _tell(event: PortEvent) -> None:
+    """gRPC says of all that keeps a channel from its peer no more than UNAVAILABLE."""
+    if isinstance(event, ConnectionRefused):
+        peer_log.log(logger, logging.WARNING, event.peer_id, "no gRPC connection: %s", event.reason)
 
 
 class _Calls:

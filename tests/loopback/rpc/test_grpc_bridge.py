@@ -170,7 +170,7 @@ def answered(call: Any, request: bytes) -> bytes:
     raise AssertionError("the server does not come back")
 
 
-def test_who_may_not_and_a_server_that_comes_back() -> None:
+def test_who_may_not_and_a_server_that_comes_back(caplog: pytest.LogCaptureFixture) -> None:
     with Lattica(CONFIG) as there, Lattica(CONFIG) as here:
         here.connect(there.addrs)
         with started(there, Words()) as exposed:
@@ -178,6 +178,7 @@ def test_who_may_not_and_a_server_that_comes_back() -> None:
                 with pytest.raises(grpc.RpcError) as raised:
                     channel.unary_unary(f"/{SERVICE}/Shout")(b"a", timeout=60)
                 assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+                assert "it is to be exposed to this peer" in caplog.text
             channel = grpc_channel(here, there.peer_id, key=exposed.key)
             shout = channel.unary_unary(f"/{SERVICE}/Shout")
             assert shout(b"a", timeout=60) == b"A"
