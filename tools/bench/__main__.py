@@ -17,6 +17,7 @@ from rich.table import Table
 from tools.bench import venvs
 from tools.bench.cases import BENCHES, OURS, Workload, select
 from tools.bench.dht import scenarios as dht
+from tools.bench.dht.eclipse import run_eclipse
 from tools.bench.dht.real import run_real
 from tools.bench.figures.stats import Measurement, by_case, is_better, json_line, ratio, rounded
 from tools.bench.links import lossy_link
@@ -166,11 +167,17 @@ def main(
     nodes: Annotated[
         int | None,
         typer.Option(
-            min=3, help="Nodes that are simulated; dht: 10,000 (50 real ones), topics: 1,000."
+            min=3,
+            help="Nodes that are simulated; dht: 10,000 (50 real ones, 16 beside Sybils), "
+            "topics: 1,000.",
         ),
     ] = None,
     real: Annotated[
         bool, typer.Option("--real", help="dht: real nodes on loopback, a third of them killed.")
+    ] = False,
+    real_eclipse: Annotated[
+        bool,
+        typer.Option("--real-eclipse", help="dht: real nodes, beside Sybils next to two keys."),
     ] = False,
     lookups: Annotated[int, typer.Option(min=1, help="dht: lookups that are measured.")] = 1000,
     keys: Annotated[
@@ -202,6 +209,8 @@ def main(
             python = venvs.ensure(hivemind.name, hivemind.requirements, say)
         found = run_real(nodes or 50, 100, 10_000, seed, python)
         measurements, well = simulate(found, json), True
+    elif name == "dht" and real_eclipse:
+        measurements, well = simulate(run_eclipse(nodes or 16, seed), json), True
     elif name == "dht":
         try:
             found = dht.run_all(nodes or 10_000, lookups, seed, cases=tuple(case or ()), say=say)

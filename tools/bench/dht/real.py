@@ -18,6 +18,7 @@ import trio
 
 from lattica import Node, NodeConfig, load_config
 from lattica.dht.errors import DhtError
+from lattica.nat.base.keys.identity import Identity
 from tools.bench.cases import OURS, Case
 from tools.bench.figures.stats import Measurement
 
@@ -40,21 +41,24 @@ class RealNetwork:
         self.nodes: list[Node] = []
         """Those that live."""
 
-    async def add(self, **settings: object) -> Node:
-        """Start one more node."""
+    async def add(self, identity: Identity | None = None, /, **settings: object) -> Node:
+        """Start one more node, with a new key if none is given."""
         bootstrap = [str(addr) for node in self.nodes[:3] for addr in node.addrs]
         config = load_config(
             environment={}, overrides={**_SETTINGS, "bootstrap": bootstrap, **settings}
         )
-        node: Node = await self._nursery.start(self._run, config)
+        node: Node = await self._nursery.start(self._run, config, identity)
         self.nodes.append(node)
         return node
 
     async def _run(
-        self, config: NodeConfig, task_status: trio.TaskStatus[Node] = trio.TASK_STATUS_IGNORED
+        self,
+        config: NodeConfig,
+        identity: Identity | None,
+        task_status: trio.TaskStatus[Node] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         with trio.CancelScope() as scope:
-            async with Node(config) as node:
+            async with Node(config, identity=identity) as node:
                 self._scopes[node] = scope
                 task_status.started(node)
                 await trio.sleep_forever()
@@ -203,6 +207,15 @@ def _measured(
     return Measurement(case, impl, statistics.median(values), tuple(values), what)
 
 
+def figures(trial: Trial, what: str) -> list[Measurement]:
+    """How many of its operations were right, and how long they took."""
+    p50 = 1000 * statistics.median(trial.seconds)
+    return [
+        _measured(f"{trial.name}-right", "%", "higher", [trial.share], what),
+        _measured(f"{trial.name}-p50", "ms", "lower", [p50], what),
+    ]
+
+
 def _pair(operations: int, hivemind: Path | None) -> Iterator[Measurement]:
     found: dict[tuple[str, str], list[float]] = {}
     for _ in range(_ROUNDS):
@@ -237,13 +250,11 @@ async def _two_nodes(operations: int) -> dict[str, list[float]]:
 
 
 async def _crowd(nodes: int, each: int, rng: random.Random) -> list[Measurement]:
-    found = []
+    found: list[Measurement] = []
     what = f"{nodes} nodes in one process on loopback, {each} operations one after another"
     async with real_network(nodes) as network:
         async for trial in survey(network, each, rng):
-            p50 = 1000 * statistics.median(trial.seconds)
-            found.append(_measured(f"{trial.name}-right", "%", "higher", [trial.share], what))
-            found.append(_measured(f"{trial.name}-p50", "ms", "lower", [p50], what))
+            found += figures(trial, what)
     return found
 
 
