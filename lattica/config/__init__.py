@@ -64,7 +64,7 @@ _DEFAULT = "default"
 # Kubernetes cluster that has a service called "lattica".
 _FOREIGN_VARIABLES = re.compile(r"LATTICA_(CONFIG|SERVICE_.*|PORT(_\d.*)?)")
 
-_MAX_FILE: Final = 16 * 1024 * 1024
+_MAX_FILE: Final = 4 * 1024 * 1024
 """Bytes."""
 _LISTEN = "listen"
 _KEY_FILE = "private_network_key_file"
