@@ -272,7 +272,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     assert "No such file" in error_of(tmp_path / "none.toml")
     (tmp_path / "latin.toml").write_bytes(b"a = '\xe9'")
     assert "not valid TOML" in error_of(tmp_path / "latin.toml")
-    assert "more than 16 MiB" in error_of(Path("/dev/zero"))
+    assert "more than 4 MiB" in error_of(Path("/dev/zero"))
 
 
 @pytest.mark.parametrize(
