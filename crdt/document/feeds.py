@@ -33,8 +33,8 @@ class Feeds:
         self._replica = replica
         self._history = history
         self._head_index: HeadIndex | None = None
-        self._has_withdrawn: bool | None = None
-        """Whether something may be kept without effect; None: it has to be looked for."""
+        self._withdrawn: frozenset[bytes] | None = None
+        """IDs of what is kept without effect; None: it has to be looked for."""
 
     def chains_since(self, heads: Mapping[bytes, tuple[int, bytes]]) -> Iterator[bytes]:
         """As :meth:`Document.chains_since`."""
@@ -79,15 +79,18 @@ class Feeds:
     def withdrawn_for(self, author: bytes, since: int) -> Iterator[bytes]:
         """As :meth:`Document.withdrawn_for`."""
         log, database = self._replica.log, self._replica.database
-        if self._has_withdrawn is None:
+        if self._withdrawn is None:
             feeds = log.feeds.values()
-            self._has_withdrawn = any(feed.fork is not None or feed.is_cut for feed in feeds)
-        if not self._has_withdrawn:
+            is_any = any(feed.fork is not None or feed.is_cut for feed in feeds)
+            self._withdrawn = frozenset(database.withdrawn_ids() if is_any else ())
+        if not self._withdrawn:
             return
         entries = database.entries(author, since, log.length(author))
-        yield from withdrawn_chains(
-            entries, database.withdrawn_entries, log.feeds, self._replica.shown_for
-        )
+        wanted = self._withdrawn.intersection(dep for entry in entries for dep in entry.header.deps)
+        if wanted:
+            yield from withdrawn_chains(
+                wanted, database.withdrawn_entries(), log.feeds, self._replica.shown_for
+            )
 
     def has_gap(self, author: bytes, since: int) -> bool:
         """As :meth:`Document.has_gap`."""
@@ -120,8 +123,8 @@ class Feeds:
 
     def take(self, outcome: Outcome) -> None:
         """Note whose heads are others by what a log has admitted and withdrawn."""
-        if outcome.forks or outcome.withdrawn or outcome.tombstones:
-            self._has_withdrawn = True
+        if outcome.forks or outcome.withdrawn or outcome.tombstones or outcome.has_revived:
+            self._withdrawn = None
         for author in {entry.header.author for entry in outcome.admitted}:
             self._note(author)
         for proof in outcome.forks:
@@ -133,7 +136,7 @@ class Feeds:
 
     def forget(self) -> None:
         """Have the heads be read anew: the log is another one."""
-        self._head_index = self._has_withdrawn = None
+        self._head_index = self._withdrawn = None
 
     def _note(self, author: bytes) -> None:
         if self._head_index is None:

@@ -4,7 +4,7 @@ admitted depends on. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from lattica.crdt.base.turns import Turns
 from lattica.crdt.entries.chain import encode_chain, fitting, fitting_shown, signed_part
@@ -34,33 +34,31 @@ def vouched(entries: Iterable[Entry], forks: Iterable[ForkProof]) -> Turns[list[
 
 
 def withdrawn_chains(
-    entries: Iterable[Entry],
-    withdrawn: Callable[[], Iterable[Entry]],
+    wanted: Collection[bytes],
+    withdrawn: Iterable[Entry],
     feeds: Mapping[bytes, Feed],
     evidence: Evidence = lambda entries: (),
 ) -> Iterator[bytes]:
-    """Chains of the withdrawn entries that some depend on, be it by way of others: each from the
+    """Chains of the withdrawn entries with these IDs, and those that they depend on: each from the
     first of its author on that is not admitted. What is depended on goes first, so that what it
     needs is known to be wanted; then all in the order in which it can be taken. `evidence` has the
     erasures of those that have no payload.
     """
-    wanted = [dep for entry in entries for dep in entry.header.deps]
-    if not wanted:
-        return
-    known = {entry.id: entry for entry in withdrawn()}
+    left = sorted(wanted)
+    known = {entry.id: entry for entry in withdrawn}
     followers: dict[bytes, list[Entry]] = {}
     for each in known.values():
         followers.setdefault(each.header.prev_id, []).append(each)
     seen: set[bytes] = set()
     branches: list[list[Entry]] = []
-    while wanted:
-        entry = known.get(wanted.pop())
+    while left:
+        entry = known.get(left.pop())
         if entry is None or entry.id in seen:
             continue
         branch = _branch(entry, known, followers, feeds)
         new = [each for each in branch if each.id not in seen]
         seen.update(each.id for each in new)
-        wanted += [dep for each in new for dep in each.header.deps]
+        left += [dep for each in new for dep in each.header.deps]
         branches.append(branch)
     chains = [each for branch in branches for each in [*_encoded(branch, evidence)][::-1]]
     yield from chains

@@ -252,6 +252,13 @@ class DocumentDatabase:
         """What is kept without effect. They are read as they are asked for."""
         yield from self._select("WHERE NOT is_admitted", ())
 
+    def withdrawn_ids(self) -> list[bytes]:
+        """The IDs of these."""
+        with self._errors():
+            return [
+                row[0] for row in self._db.execute("SELECT id FROM entry WHERE NOT is_admitted")
+            ]
+
     def _select(self, where: str, values: tuple[int | bytes, ...]) -> Iterator[Entry]:
         with self._errors():
             rows = self._db.execute(f"SELECT header, signature, payload FROM entry {where}", values)
