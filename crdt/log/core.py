@@ -472,16 +472,16 @@ class Log:
         """Those of an author's entries from the place of a fork on, or from the first on that no
         right covers, with those before it that only it vouches for.
         """
-        start = 0
+        admitted = 0
         for place, entry in enumerate(entries):
             if feed.has(entry.header.seq, entry.id):
-                start = place + 1
+                admitted = place + 1
             elif feed.fork is not None and entry.header.seq >= feed.fork.seq:
                 return entries[place:]
             elif self._is_uncovered(feed, entry):
-                return entries[start:]
-            elif entry.is_signed():
-                start = place + 1
+                while place > admitted and not entries[place - 1].is_signed():
+                    place -= 1
+                return entries[place:]
         return ()
 
     def _is_uncovered(self, feed: Feed, entry: Entry) -> bool:

@@ -80,18 +80,31 @@ class Dependencies:
 
         `behind` are contiguous; `is_whole` says whether all of an entry is there that is to be.
         """
-        runs = [run for run in _signed_runs(behind) if all(map(is_whole, run))]
+        runs = [run for run in self._wanted_runs(behind) if all(map(is_whole, run))]
         for run in reversed(runs):
-            if any(map(self.is_wanted, run)) and len(self._wanted) < _MAX_WANTED:
+            if len(self._wanted) < _MAX_WANTED:
                 lacking = self._lacking(run)
                 outcome.says_what_lacks |= not lacking <= self._wanted
                 self._wanted |= lacking
         for run in runs:
-            new = [entry for entry in run if entry.id not in self.known]
-            if any(map(self.is_wanted, new)) and not self._lacking(run):
+            if not self._lacking(run):
+                new = [entry for entry in run if entry.id not in self.known]
                 for entry in new:
                     self.note(entry.id)
                 outcome.tombstones += new
+
+    def _wanted_runs(self, entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+        """Contiguous entries in pieces, each up to what vouches for one that is wanted; without
+        those after the last of these. No more signatures are verified than that takes.
+        """
+        run: list[Entry] = []
+        is_wanted = False
+        for entry in entries:
+            run.append(entry)
+            is_wanted = is_wanted or (self.is_wanted(entry) and entry.id not in self.known)
+            if is_wanted and entry.is_signed():
+                yield run
+                run, is_wanted = [], False
 
     def _lacking(self, run: Sequence[Entry]) -> set[bytes]:
         """What tombstones come after, and is not here."""
@@ -99,13 +112,3 @@ class Dependencies:
         if run[0].header.seq:
             needed.add(run[0].header.prev_id)
         return needed - self.known - {entry.id for entry in run}
-
-
-def _signed_runs(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
-    """Contiguous entries in pieces, of each of which the last is signed by itself."""
-    run: list[Entry] = []
-    for entry in entries:
-        run.append(entry)
-        if entry.is_signed():
-            yield run
-            run = []
