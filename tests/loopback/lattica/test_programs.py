@@ -150,20 +150,23 @@ def test_a_forked_child_cannot_use_the_node_of_its_parent(server: Lattica) -> No
 
 @pytest.fixture
 def child() -> Iterator[Callable[[], None]]:
-    """Forks children that live until the end of the test."""
+    """Forks children that live until the end of the test, and have begun to."""
     reader, writer = os.pipe()
+    begun, begins = os.pipe()
     children: list[int] = []
 
     def fork() -> None:
         if not (child := os.fork()):
+            os.write(begins, b"!")  # what is closed in a child is closed by now
             os.close(writer)
             os.read(reader, 1)
             os._exit(0)
         children.append(child)
+        assert os.read(begun, 1) == b"!"
 
     yield fork
-    os.close(writer)
-    os.close(reader)
+    for end in (writer, reader, begun, begins):
+        os.close(end)
     for child in children:
         os.waitpid(child, 0)
 
