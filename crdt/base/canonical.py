@@ -68,7 +68,7 @@ def decode(data: bytes, limit: int) -> Plain:
             ext_hook=_no_extension,
         )
         # Most NaNs are not the canonical one.
-        is_canonical = (_encode if _check_depth(value, 0) else _pack)(value) == data
+        is_canonical = (_encode if _has_nan(value, 0) else _pack)(value) == data
     except (ValueError, msgpack.UnpackException, _NotPlainError) as error:
         # Not its repr, which can have all the data in it.
         what = f"{error}" or type(error).__name__
@@ -101,8 +101,8 @@ def _no_extension(code: int, data: bytes) -> object:
     raise ValueError("an extension")
 
 
-def _check_depth(value: object, depth: int) -> bool:
-    """Whether there is a NaN in what was read."""
+def _has_nan(value: object, depth: int) -> bool:
+    """Whether a NaN is in what was read. Raises _NotPlainError for what is nested too deeply."""
     kind = type(value)
     if kind is not list and kind is not dict:
         return value != value
@@ -113,7 +113,7 @@ def _check_depth(value: object, depth: int) -> bool:
     for item in items:
         kind = type(item)
         if kind is list or kind is dict or kind is float:
-            has_nan |= _check_depth(item, depth + 1)
+            has_nan |= _has_nan(item, depth + 1)
     return has_nan
 
 

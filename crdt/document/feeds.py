@@ -68,13 +68,8 @@ class Feeds:
         is told first, takes nothing of it.
         """
         fork = self._replica.log.feeds[author].fork
-        if fork is None or not entries or entries[-1].header.seq + 1 != fork.seq:
-            return ()
-        last = entries[-1]
-        sides = [each for each in fork.earliest if each.entry.header.prev_id == last.id]
-        if not sides or last.is_signed():
-            return ()
-        return (sides[0].entry, *sides[0].path)
+        behind = fork.behind(entries[-1].header) if fork is not None and entries else ()
+        return () if behind and entries[-1].is_signed() else behind
 
     def withdrawn_for(self, author: bytes, since: int) -> Iterator[bytes]:
         """As :meth:`Document.withdrawn_for`."""
