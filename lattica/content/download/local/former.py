@@ -197,6 +197,16 @@ def chosen(delete_former: bool, patterns: Sequence[str]) -> Chosen:
     return lambda other: (delete_former and other.fetched) or matches(other.path, patterns)
 
 
+def beside(plan: Plan, may_go: Chosen) -> Chosen:
+    """The same files without those of the publication."""
+    wanted = _wanted(plan)
+    return lambda other: other.path not in wanted and may_go(other)
+
+
+def _wanted(plan: Plan) -> set[str]:
+    return {output.path for output in plan.outputs} | {link.path for link in plan.links}
+
+
 def tidy(plan: Plan, out_dir: Path, may_go: Chosen | None, gone: Iterable[OtherFile]) -> Beside:
     """See what lies beside a publication that is complete, and remove what is to go: unfinished
     files of other fetches, too, if those are to go that a fetch has written; and those of other
@@ -251,7 +261,7 @@ def other_files(plan: Plan, out_dir: Path) -> OtherFiles:
     """
     found = []
     root = root_of(out_dir)
-    wanted = {output.path for output in plan.outputs} | {link.path for link in plan.links}
+    wanted = _wanted(plan)
     entries = Walk(out_dir, MAX_ENTRIES + len(wanted) + plan.directories)
     for parent, name, path in entries:
         if path in wanted:

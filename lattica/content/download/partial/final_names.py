@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from lattica.content.disk import ATTEMPTS, open_below, open_regular, storage_error, sync_directory
-from lattica.content.download.local.former import Chosen, OtherFile
+from lattica.content.download.local.former import Chosen, OtherFile, beside
 from lattica.content.download.local.obstacles import remove_obstacles
 from lattica.content.download.partial.private_directory import PrivateDirectory
 from lattica.content.download.plan import Plan
@@ -18,7 +18,8 @@ class FinalNames:
     """Of the outputs of a plan, whose unfinished files have their numbers as names.
 
     What lies where an output, or its directory, belongs is removed if `may_go` says so of all of
-    it; `removed` has what was.
+    it; `removed` has what was. What the plan has is never removed: while one file waits for its
+    name, another one may have got its own in the place of what was in the way of both.
     """
 
     def __init__(
@@ -27,7 +28,7 @@ class FinalNames:
         self._plan = plan
         self._out_dir = out_dir
         self._unfinished = unfinished
-        self._may_go = may_go
+        self._may_go = may_go and beside(plan, may_go)
         self._named_in: set[tuple[str, ...]] = set()
         """The directories in which files were given their names, by their parts."""
         self.removed: list[OtherFile] = []

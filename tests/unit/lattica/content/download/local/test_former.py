@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from lattica.content import FetchOptions, FetchResult, Publisher, fetch
 from lattica.content.download.local import files as local_files
-from lattica.content.download.local import former
+from lattica.content.download.local import former, obstacles
 from lattica.errors import ContentError, StorageError
 from tests.support.doubles.content_doubles import memory_node
 
@@ -440,6 +441,40 @@ async def test_a_name_that_becomes_a_directory_and_the_reverse(tmp_path):
         gone = {str(path.relative_to(out)) for path in result.removed_files}
         assert gone == present(one) - present(other)
         assert {path.name for path in out.iterdir()} == {path.name for path in other.iterdir()}
+
+
+async def test_what_has_just_got_its_name_is_not_removed_for_another_file(tmp_path, monkeypatch):
+    """Files get their names in several threads, and a file was in the way of two of them."""
+    out = tmp_path / "out"
+    await fetched(tree(tmp_path / "old", {"b": "1"}), out)
+    real, waiting, is_there = obstacles._removable, threading.Event(), threading.Event()
+
+    def last(out_dir: Path, path: str):
+        """Whoever looks first sees what comes of the other."""
+        if not waiting.is_set():
+            waiting.set()
+            assert is_there.wait(60)
+        return real(out_dir, path)
+
+    def told(*args, **options):
+        renamed(*args, **options)
+        is_there.set()
+
+    renamed = os.replace
+    async with memory_node(1 << 20) as node, Publisher(node) as publisher:
+        ticket = await publisher.publish(tree(tmp_path / "new", {"b/c": "2", "b/d/e": "3"}))
+        check = obstacles.check_obstacles
+
+        def checked(*args) -> None:
+            check(*args)
+            monkeypatch.setattr(obstacles, "_removable", last)
+            monkeypatch.setattr(os, "replace", told)
+
+        monkeypatch.setattr("lattica.content.download.fetcher.check_obstacles", checked)
+        result = await fetch(node, ticket, out, options=DELETE)
+    assert waiting.is_set()
+    assert names(result.removed_files) == {"b"}
+    assert present(out) == {"b/c", "b/d/e"}
 
 
 @pytest.mark.parametrize(
