@@ -312,13 +312,20 @@ class Swarm:
 
     def record_observation(self, connection: Connection, addr: Multiaddr) -> None:
         """A peer says that it sees us at `addr`."""
-        ports = frozenset(
+        self.observed.record(connection, addr, self._listen_ports)
+        self._notify_changed()
+
+    def lacks_observation(self, connection: Connection) -> bool:
+        """Whether a peer sees by a connection what others do of this node, and has not said it."""
+        return self.observed.lacks(connection, self._listen_ports)
+
+    @property
+    def _listen_ports(self) -> frozenset[int]:
+        return frozenset(
             to_endpoint(bound).port
             for bound in self.listen_addrs
             if kind_of(bound) in (Kind.TCP, Kind.QUIC)
         )
-        self.observed.record(connection, addr, ports)
-        self._notify_changed()
 
     # --- making connections ---
 

@@ -202,12 +202,23 @@ class IdentifyService:
                     connection.patience = other.patience
                 if other.agent and other.instance == connection.instance:
                     _same_peer(other, connection)
+            await self._ask_where_seen(connection)
             return
         self._asked.add(peer_id)
         best = self._swarm.registry.best(peer_id)
         known = best is not None and await self.ask(best)
         if not known or peer_id not in self._swarm.registry.by_peer:
             self._asked.discard(peer_id)  # or it would stay there for good
+        elif best is not connection:
+            await self._ask_where_seen(connection)
+
+    async def _ask_where_seen(self, connection: Connection) -> None:
+        """Ask a peer that has said who it is over another connection: what a NAT has given to a
+        port is known by that of the same kind alone, which may be about to end, and without it no
+        hole can be punched to that port.
+        """
+        if connection.closed_reason is None and self._swarm.lacks_observation(connection):
+            await self.ask(connection)
 
     async def _disconnected(self, connection: Connection) -> None:
         if connection.peer_id not in self._swarm.registry.by_peer:

@@ -29,11 +29,9 @@ class ObservedAddresses:
         addr, _ = split_peer(addr)
         kind, ip = kind_of(addr), ip_of(addr)
         if (
-            connection.direction is not Direction.OUTBOUND
-            or ip is None
+            ip is None
             or kind is not kind_of(connection.remote_addr)
-            or kind not in (Kind.TCP, Kind.QUIC)
-            or to_endpoint(connection.local_addr).port not in ports
+            or not _shows_a_port(connection, ports)
         ):
             return
         key = connection.peer_id, kind, ip.version
@@ -41,6 +39,17 @@ class ObservedAddresses:
         self._by_observer[key] = addr
         while len(self._by_observer) > _MAX_OBSERVATIONS:
             self._by_observer.popitem(last=False)
+
+    def lacks(self, connection: Connection, ports: frozenset[int]) -> bool:
+        """Whether the peer sees a port that this node listens on by a connection, and has not said
+        at which address.
+        """
+        kind, ip = kind_of(connection.remote_addr), ip_of(connection.remote_addr)
+        return (
+            ip is not None
+            and _shows_a_port(connection, ports)
+            and (connection.peer_id, kind, ip.version) not in self._by_observer
+        )
 
     def addrs(self, kind: Kind) -> list[Multiaddr]:
         """Where the listening port of this kind was seen, newest first, without duplicates."""
@@ -50,3 +59,12 @@ class ObservedAddresses:
     def clear(self) -> None:
         """Forget everything: the network is another one."""
         self._by_observer.clear()
+
+
+def _shows_a_port(connection: Connection, ports: frozenset[int]) -> bool:
+    """Whether the peer sees by a connection what a NAT has given to a port of these."""
+    return (
+        connection.direction is Direction.OUTBOUND
+        and kind_of(connection.remote_addr) in (Kind.TCP, Kind.QUIC)
+        and to_endpoint(connection.local_addr).port in ports
+    )

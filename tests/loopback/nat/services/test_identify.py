@@ -16,6 +16,7 @@ from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.keys.peer_record import open_record, seal_record
 from lattica.nat.base.keys.public_keys import decode_public_key
+from lattica.nat.base.net.addresses import Kind
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.wire import decode_uvarint, encode_length_prefixed
 from lattica.nat.config import Limits
@@ -80,6 +81,21 @@ async def test_it_is_also_known_of_those_that_came_before_it_had_said_it():
         second = await a.swarm.dial_fresh(b.peer_id, b.swarm.addrs[0])
         await settled(lambda: first.agent and second.agent)
         await settled(lambda: all(each.agent for each in b.swarm.registry))
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+async def test_a_peer_says_where_it_sees_each_kind_of_port(order):
+    """It was asked over one connection: whose TCP was raced by QUIC never knew what a NAT had given
+    to its TCP port, and could not be reached by a hole there.
+    """
+    listen = ("/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1/noise")
+    async with Node(node_config(listen=listen)) as a, Node(node_config(listen=listen)) as b:
+        for index in order:
+            await a.swarm.dial_fresh(b.peer_id, b.swarm.addrs[index])
+            await settled(lambda: all(each.agent for each in a.swarm.registry))
+        kinds, seen = (Kind.TCP, Kind.QUIC), a.swarm.observed.addrs
+        await settled(lambda: all(map(seen, kinds)))
+        assert [seen(kind) for kind in kinds] == [[addr] for addr in a.swarm.addrs]
 
 
 async def test_a_new_listen_address_is_pushed_to_the_peers():
