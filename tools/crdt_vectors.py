@@ -12,6 +12,7 @@ from typing import Any
 
 from lattica.crdt.access.appointment import Appointment, encode_appointments, sign
 from lattica.crdt.access.capability import Level, issue
+from lattica.crdt.access.finality import encode_finality
 from lattica.crdt.access.key_entry import KeyEntry
 from lattica.crdt.access.revocation import Revocation
 from lattica.crdt.base.canonical import Plain, encode
@@ -245,6 +246,7 @@ def _rights(doc_id: bytes) -> dict[str, Any]:
             "encoded": certificate.encode().hex(),
         },
         "revocation": revoked.encode().hex(),
+        "final": encode_finality(revoked.last).hex(),
     }
 
 

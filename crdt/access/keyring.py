@@ -33,7 +33,7 @@ _FRAME_BYTES = 256
 _EARLIER_BYTES = 72
 _MAX_PROBLEMS = 1024
 """Of keys that no owner names."""
-PLAIN_KINDS = frozenset({Kind.SESSION, Kind.GRANT, Kind.REVOKE, Kind.KEY, Kind.ERASE})
+PLAIN_KINDS = frozenset({Kind.SESSION, Kind.GRANT, Kind.REVOKE, Kind.KEY, Kind.ERASE, Kind.FINAL})
 """Whose payloads are read by all who pass them on."""
 
 

@@ -3,18 +3,20 @@
 A right is a capability that stands in an admitted entry: in a document with an allow-list, in the
 log of whoever has given it; otherwise in any log, or in the certificate of a session. An entry
 counts if a right of its author's identity covers it: by level, by the entry's time, and for each
-revocation of one of its links, up to the last entry that this names.
+revocation of one of its links, up to the last entry that this names. What an owner has called final
+counts whatever is taken back.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from lattica.crdt.access.appointment import Appointment, decode_appointments
 from lattica.crdt.access.capability import Capability, Level, Link, decode_capability
+from lattica.crdt.access.finality import Finality, decode_finality
 from lattica.crdt.access.ownership import Ownership
 from lattica.crdt.access.revocation import Revocation, decode_revocation, is_within
 from lattica.crdt.entries.genesis import Genesis, Mode
@@ -40,6 +42,7 @@ class _Place:
     seq: int
     id: bytes
     milliseconds: int
+    is_final: bool
 
 
 class Rights:
@@ -57,8 +60,9 @@ class Rights:
 
     def clear(self) -> None:
         """Know of no entry."""
-        self._granted: dict[bytes, Capability] = {}
-        """By the ID of the entry that has it."""
+        self._granted: dict[bytes, tuple[bytes, int, Capability]] = {}
+        """By the ID of the entry that has it, with its author and number."""
+        self._finality = Finality()
         self._revoked: dict[bytes, Revocation] = {}
         """By the ID of the entry."""
         self._copies: Counter[bytes] = Counter()
@@ -92,6 +96,9 @@ class Rights:
                 self._revoked[entry.id] = decode_revocation(payload)
                 self._index_taken()
                 return True
+            if kind == Kind.FINAL and self.ownership.acts(entry.header, identity):
+                self._finality.learn(entry.id, decode_finality(payload))
+                return True
         except RemoteProtocolError:
             pass  # without effect, for every replica
         return False
@@ -100,7 +107,7 @@ class Rights:
         is_listed = capability.right.issuer == identity
         if self._genesis.mode is Mode.ALLOW_LIST and not is_listed:
             return False
-        is_new = self._keep(entry.id, capability)
+        is_new = self._keep(entry.header, capability)
         root = capability.links[0]
         if root.issuer == identity and self.ownership.acts(entry.header, identity):
             is_new |= not self._has_root(root)
@@ -108,9 +115,9 @@ class Rights:
             self._listed = None
         return is_new
 
-    def learn_certificate(self, entry_id: bytes, capability: bytes) -> None:
+    def learn_certificate(self, header: Header, capability: bytes) -> None:
         """Take the capability of a session's certificate. Raises RemoteProtocolError."""
-        self._keep(entry_id, self._read(capability))
+        self._keep(header, self._read(capability))
 
     def _has_root(self, root: Link) -> bool:
         """Whether a right that begins with this link comes from an owner. Of one who is appointed,
@@ -118,14 +125,14 @@ class Rights:
         """
         return self.ownership.is_unquestioned(root.issuer) or root.id in self._anchors
 
-    def _keep(self, entry_id: bytes, capability: Capability) -> bool:
+    def _keep(self, header: Header, capability: Capability) -> bool:
         """Hold a right by an entry; whether it was not held. Costs the same however many there are:
         who may write may write down his right again and again.
         """
-        if entry_id in self._granted or not self.ownership.was_owner(capability.links[0].issuer):
+        if header.id in self._granted or not self.ownership.was_owner(capability.links[0].issuer):
             return False
         right = capability.right
-        self._granted[entry_id] = capability
+        self._granted[header.id] = header.author, header.seq, capability
         self._copies[right.id] += 1
         if self._copies[right.id] > 1:
             return False
@@ -147,9 +154,11 @@ class Rights:
         if self._revoked.pop(entry_id, None) is not None:
             self._index_taken()
             return True
-        capability = self._granted.pop(entry_id, None)
-        if capability is None:
+        if self._finality.forget(entry_id):
+            return True
+        if entry_id not in self._granted:
             return False
+        *_, capability = self._granted.pop(entry_id)
         right, was_anchor = capability.right, self._forget_anchor(capability.links[0].id, entry_id)
         self._copies[right.id] -= 1
         if self._copies[right.id]:
@@ -200,6 +209,8 @@ class Rights:
         not says that it is an owner's.
         """
         ownership = self.ownership
+        if self.is_final(header):
+            return Verdict.ALLOWED
         if shown:
             is_owners = ownership.takes_office(header, identity, shown)
         else:
@@ -207,7 +218,7 @@ class Rights:
         if is_owners:
             return Verdict.ALLOWED
         held = self._held.get(identity, {}).values()
-        place = _place(header)
+        place = self._place(header)
         if any(self._covers(each, place, Level.WRITE) for each in held):
             return Verdict.ALLOWED
         # Who gave it may be known as an owner later.
@@ -219,7 +230,7 @@ class Rights:
         """Whether an admitted entry takes effect at a name."""
         if self.ownership.covers(header, identity):
             return True
-        place = _place(header)
+        place = self._place(header)
         return any(
             name.startswith(each.right.prefix) and self._covers(each, place, Level.WRITE)
             for each in self._held.get(identity, {}).values()
@@ -293,6 +304,9 @@ class Rights:
             if self._stands(each, Level.READ, now_ms) and not _goes_by(each, without)
         }
 
+    def _place(self, header: Header) -> _Place:
+        return _Place(header.author, header.seq, header.id, header.hlc >> 16, self.is_final(header))
+
     def _covers(self, capability: Capability, place: _Place, level: Level) -> bool:
         right = capability.right
         if right.level < level:
@@ -301,11 +315,48 @@ class Rights:
             return False
         if not self._has_root(capability.links[0]):
             return False
-        return all(
+        return place.is_final or all(
             _counts(revocation, place)
             for link in capability.links
             for revocation in self._taken.get(link.id, ())
         )
+
+    # What counts for good.
+
+    @property
+    def has_taken_back(self) -> bool:
+        """Whether any right was taken back, so that it matters what is final."""
+        return bool(self._revoked)
+
+    def is_final(self, header: Header) -> bool:
+        """Whether an owner has said that an entry counts, whatever is taken back."""
+        return self._finality.covers(header.author, header.seq, header.id)
+
+    def final_length(self, author: bytes, has: Callable[[int, bytes], bool]) -> int:
+        """As :meth:`Finality.length`."""
+        return self._finality.length(author, has)
+
+    def lasting(self) -> Callable[[Header, bytes, str], bool]:
+        """Whether an entry takes effect at a name, of a final one as :meth:`may_write`, and for
+        good: by a right that stands in a final entry, too. Of the rights that are held now.
+        """
+        lasting: dict[bytes, list[Capability]] = {}
+        for entry_id, (author, seq, capability) in self._granted.items():
+            if self._finality.covers(author, seq, entry_id):
+                lasting.setdefault(capability.right.subject, []).append(capability)
+
+        def takes_effect(header: Header, identity: bytes, name: str) -> bool:
+            if not self.is_final(header):
+                return False
+            if self.ownership.covers(header, identity):
+                return True
+            place = self._place(header)
+            return any(
+                name.startswith(each.right.prefix) and self._covers(each, place, Level.WRITE)
+                for each in lasting.get(identity, ())
+            )
+
+        return takes_effect
 
     # For people, and for giving.
 
@@ -349,10 +400,6 @@ class Rights:
 def _goes_by(capability: Capability, links: Container[bytes]) -> bool:
     """Whether a right was given by one of these, or by what was passed on from one."""
     return any(link.id in links for link in capability.links)
-
-
-def _place(header: Header) -> _Place:
-    return _Place(header.author, header.seq, header.id, header.hlc >> 16)
 
 
 def _counts(revocation: Revocation, place: _Place) -> bool:

@@ -17,7 +17,7 @@ from lattica.crdt.log.clock import milliseconds_of
 from lattica.crdt.log.config import LogConfig
 from lattica.crdt.log.core import Log
 from lattica.crdt.log.erasure.erasures import Erasures, erasures_in
-from lattica.crdt.log.prefix import whole_chains
+from lattica.crdt.log.prefix import pruned_ids, whole_chains
 from lattica.crdt.tree.search_tree import SearchTree
 from lattica.crdt.types.state import State
 from lattica.nat.base.errors import RemoteProtocolError
@@ -53,8 +53,6 @@ def check_limits(read: Snapshot, genesis: Genesis, config: LogConfig, now_ms: in
     limits = genesis.limits
     future = now_ms + config.max_future * 1000
     for feed in read.feeds.values():
-        if genesis.mode is not Mode.OPEN and feed.remnants:
-            raise RemoteProtocolError("a pruned snapshot of a document with owners")
         if feed.size > limits.author_bytes or any(
             entry.header.payload_size > limits.entry_bytes
             for entry in feed.entries
@@ -121,15 +119,28 @@ def _keyring(read: Snapshot, log: Log, identity: Identity) -> Keyring:
 
 
 def _admitted(read: Snapshot, genesis: Genesis, config: LogConfig, now_ms: int) -> Log:
-    """The log that has a snapshot's entries and no others."""
+    """The log that has a snapshot's entries and no others.
+
+    Raises RemoteProtocolError for entries that nobody had the right to write, or that were left out
+    where no owner has called them final; unless an owner is proved to have contradicted himself, so
+    that what he has called that may not count any more.
+    """
+    prefixes = read.feeds.values()
+    chains, forks = whole_chains(prefixes, genesis.doc_id)
+    entries = {entries[0].header.author: entries for entries in chains}
     log = Log(
         genesis,
-        lambda author, seq: read.feeds[author].entries[seq],
+        lambda author, seq: entries[author][seq],
         config,
-        about_rights=lambda: (each for feed in read.feeds.values() for each in feed.entries),
+        about_rights=lambda: (each for feed in prefixes for each in feed.entries),
     )
-    log.receive_whole(*whole_chains(read.feeds.values()), read.withdrawn, now_ms, read.shown)
-    for feed in read.feeds.values():
-        if log.length(feed.author) != len(feed.ids):
-            raise RemoteProtocolError("a snapshot with entries that nobody had the right to write")
+    log.receive_whole(chains, forks, read.withdrawn, now_ms, read.shown, pruned_ids(prefixes))
+    if any(log.length(each.author) != len(each.ids) for each in prefixes):
+        raise RemoteProtocolError("a snapshot with entries that nobody had the right to write")
+    last = [entries[each.author][max(each.remnants)].header for each in prefixes if each.remnants]
+    rights = log.rights
+    if rights is not None and not all(map(rights.is_final, last)):
+        forked = (each.identity for each in prefixes if each.fork is not None)
+        if not any(map(rights.ownership.was_owner, forked)):
+            raise RemoteProtocolError("a snapshot without entries that no owner has called final")
     return log

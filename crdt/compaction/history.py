@@ -13,6 +13,7 @@ from typing import Final
 
 from lattica.crdt.base.turns import Turns
 from lattica.crdt.compaction.dead import Sweep
+from lattica.crdt.compaction.lasting import Lasting
 from lattica.crdt.compaction.snapshot import body_parts
 from lattica.crdt.entries.header import Entry
 from lattica.crdt.log.disk.replica import Replica
@@ -46,6 +47,13 @@ class History:
         self.cuts = 0
         """Counted up whenever entries are not there any more, or have no effect."""
 
+    @property
+    def losses(self) -> int:
+        """As :meth:`Document.losses`."""
+        feeds = self._replica.log.feeds.values()
+        count = sum(feed.fork is not None or feed.is_cut for feed in feeds)
+        return count if count and self._replica.database.is_pruned() else 0
+
     def heads(self) -> dict[bytes, tuple[int, bytes]]:
         """How many entries of each author are here, and the ID of the newest."""
         return {
@@ -57,11 +65,15 @@ class History:
     def prune(self, standing: Callable[[], set[bytes]], before_ms: int) -> Turns[int]:
         """Drop what the state does not need and is older; how many entries that were.
 
-        `standing` gives the IDs of the writes that stand now, of registers and sets.
+        `standing` gives the IDs of the writes that stand now, of registers and sets. Where there
+        are rights, what an owner has called final is gone through as if nothing else were there.
         """
         for _ in range(_ATTEMPTS):
             cuts = self.cuts
-            dead = yield from self._dead(standing(), before_ms)
+            if self._replica.log.rights is None:
+                dead = yield from self._dead(standing(), before_ms)
+            else:
+                dead = yield from self._dead_of_final(before_ms)
             if self.cuts == cuts:
                 return (yield from self._drop(dead))
         logger.warning(
@@ -90,29 +102,74 @@ class History:
 
     def _dead(self, standing: set[bytes], before_ms: int) -> Turns[list[tuple[bytes, int]]]:
         """What can go, in the order in which it may."""
-        database, log = self._replica.database, self._replica.log
+        replica = self._replica
         lengths = {author: length for author, (length, _) in self.heads().items()}
-        sweep = Sweep(before_ms, standing, log.knows, lengths, lambda: self._replica.erasures)
-        for batch in database.batches_by_time(lengths):
+        sweep = Sweep(
+            before_ms,
+            standing,
+            replica.log.knows,
+            lengths,
+            lambda header: replica.erasures.erases(header),  # by what is known then
+        )
+        dead = yield from self._swept(sweep)
+        return (yield from self._if_same(dead, replica_state, lengths)) if dead else []
+
+    def _dead_of_final(self, before_ms: int) -> Turns[list[tuple[bytes, int]]]:
+        """The same where rights are given and taken back: of what counts whatever comes, by what
+        takes effect whatever comes.
+        """
+        replica, feeds = self._replica, self._replica.log.feeds
+        lasting = Lasting(replica)
+        lengths = lasting.lengths()
+        standing = yield from self._replay(lasting.state(), lengths)
+        inside = {each for author in lengths for each in feeds[author].ids[: lengths[author]]}
+        sweep = Sweep(
+            before_ms,
+            standing.standing(),
+            inside.__contains__,
+            lengths,
+            lasting.is_erased,
+            replica.open_payload,
+            lasting.takes_effect,
+        )
+        dead = yield from self._swept(sweep)
+        if dead:
+            dead = yield from self._if_same(dead, lambda _: lasting.state(), lengths)
+        if dead:
+            heads = {author: length for author, (length, _) in self.heads().items()}
+            dead = yield from self._if_same(dead, replica_state, heads)
+        return dead
+
+    def _swept(self, sweep: Sweep) -> Turns[list[tuple[bytes, int]]]:
+        for batch in self._replica.database.batches_by_time(sweep.newest):
             for entry in batch:
                 sweep.take(entry)
             yield
-        gone = frozenset(sweep.dead)
-        if not gone:
-            return []
-        whole = yield from self._replay(lengths)
-        kept = yield from self._replay(lengths, gone)
-        if (yield from collect(whole)) != (yield from collect(kept)):
-            logger.error("nothing is pruned: the state would be another file=%s", database.path)
-            return []
         return sweep.dead
 
+    def _if_same(
+        self,
+        dead: list[tuple[bytes, int]],
+        state: Callable[[Replica], State],
+        lengths: Mapping[bytes, int],
+    ) -> Turns[list[tuple[bytes, int]]]:
+        """What is to go, if the state is the same without it; else nothing."""
+        replica = self._replica
+        whole = yield from self._replay(state(replica), lengths)
+        kept = yield from self._replay(state(replica), lengths, frozenset(dead))
+        if (yield from collect(whole)) == (yield from collect(kept)):
+            return dead
+        logger.error("nothing is pruned: the state would be another file=%s", replica.database.path)
+        return []
+
     def _replay(
-        self, lengths: Mapping[bytes, int], without: frozenset[tuple[bytes, int]] = frozenset()
+        self,
+        state: State,
+        lengths: Mapping[bytes, int],
+        without: frozenset[tuple[bytes, int]] = frozenset(),
     ) -> Turns[State]:
-        """The state that entries come to, if some were not there."""
-        replica, database = self._replica, self._replica.database
-        state = replica_state(replica)
+        """Have a state be what entries come to, if some were not there."""
+        database = self._replica.database
         yield from state.rebuilding(
             lambda: _without(database.batches_by_time(lengths), without),
             database.withdrawn_entries,
@@ -121,7 +178,8 @@ class History:
 
     def state(self, heads: Mapping[bytes, tuple[int, bytes]]) -> Turns[State]:
         """What the entries that these heads name come to."""
-        return self._replay({author: length for author, (length, _) in heads.items()})
+        lengths = {author: length for author, (length, _) in heads.items()}
+        return self._replay(replica_state(self._replica), lengths)
 
     def point(self) -> Turns[Point]:
         """What the document is now."""

@@ -19,6 +19,7 @@ from lattica.crdt.document.editing import ReplicatedList, Text
 from lattica.crdt.document.erasing import Erasing, Named
 from lattica.crdt.document.feeds import Feeds
 from lattica.crdt.document.fields import Claims, Counter, Registers, ReplicatedSet
+from lattica.crdt.document.governance.finality import DocumentFinality
 from lattica.crdt.document.governance.owners import DocumentOwners, Owner, OwnerAppointment
 from lattica.crdt.document.governance.read_keys import ReadKeys, SealedKey
 from lattica.crdt.document.governance.rights import DocumentRights, Right
@@ -87,16 +88,17 @@ class Document:
         self._resolved = Resolved(self._replica, self._history)
         self._feeds = Feeds(self._replica, self._history)
         self._statements = Statements(self._replica, self._history, self._resolved, wall)
+        self._writer = Writer(self._replica, wall, self._resolve)
         self._snapshots = Snapshots(
             self._replica,
             self._history,
             self._resolved,
             self._feeds,
             self._statements,
+            DocumentFinality(self._writer),
             wall=wall,
             on_taken=self._on_snapshot,
         )
-        self._writer = Writer(self._replica, wall, self._resolve)
         self._read_keys = ReadKeys(self._writer)
         self._rights = DocumentRights(self._writer, self._read_keys)
         self._owners = DocumentOwners(self._writer)
@@ -464,9 +466,12 @@ class Document:
         how many they were. What their headers say stays. Who lacks them is given a
         :meth:`snapshot`.
 
+        In a document with owners, what an owner has called final: that it counts, whatever right is
+        taken back later. An owner who prunes says so of everything that is that old; others drop
+        what owners have said it of.
+
         Raises:
-            LocalProtocolError: the document has owners: what they say of rights may be about any
-                entry.
+            ResourceLimitError: the quota of this owner's session is used up; nothing is dropped.
             StoreFullError, StoreError: it cannot be written; nothing is dropped.
         """
         return finish(self.pruning(grace))
@@ -533,6 +538,13 @@ class Document:
         yield from self._snapshots.adopting(read)
 
     # What peers have.
+
+    @property
+    def losses(self) -> int:
+        """If anything was pruned here: of how many authors something does not count any more. What
+        that had replaced may be gone here, and others may have it.
+        """
+        return self._history.losses
 
     def heads(self) -> dict[bytes, tuple[int, bytes]]:
         """How many entries of each author are here, and the ID of the newest."""

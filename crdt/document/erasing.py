@@ -224,7 +224,7 @@ class Erasing:
         """
         added = [each for each in writes if isinstance(each, CounterWrite | ClaimWrite)]
         replica = self._writer.replica
-        sweep = Sweep(_EVER, (), replica.log.knows, {author: 0}, lambda: replica.erasures)
+        sweep = Sweep(_EVER, (), replica.log.knows, {author: 0}, replica.erasures.erases)
         taken: dict[int, bytes] = {}
         for entry, _ in self._beside(author, added):
             sweep.take(entry)

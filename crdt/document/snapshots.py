@@ -21,6 +21,7 @@ from lattica.crdt.compaction.snapshot import (
     reading_snapshot,
 )
 from lattica.crdt.document.feeds import Feeds
+from lattica.crdt.document.governance.finality import DocumentFinality
 from lattica.crdt.document.resolved import Resolved
 from lattica.crdt.document.statements import Statements
 from lattica.crdt.keys.identities import identity_key
@@ -44,6 +45,7 @@ class Snapshots:
         resolved: what they come to.
         feeds: what others are told of them.
         statements: signs for what is made.
+        finality: says what of it counts for good.
         wall: milliseconds since 1970.
         on_taken: is called when a snapshot was taken.
     """
@@ -55,6 +57,7 @@ class Snapshots:
         resolved: Resolved,
         feeds: Feeds,
         statements: Statements,
+        finality: DocumentFinality,
         *,
         wall: Callable[[], int],
         on_taken: Callable[[], None],
@@ -64,15 +67,16 @@ class Snapshots:
         self._resolved = resolved
         self._feeds = feeds
         self._statements = statements
+        self._finality = finality
         self._wall = wall
         self._on_taken = on_taken
 
     def pruning(self, grace: float = 7 * 86_400) -> Turns[int]:
         """As :meth:`Document.pruning`."""
-        if self._replica.log.rights is not None:
-            raise LocalProtocolError("a document with owners is not pruned")
         check_type("grace", grace, Real, "a number of seconds")
         before = self._wall() - int(grace * 1000)
+        if self._replica.log.rights is not None:
+            yield from self._finality.declaring(before)
         return (yield from self._history.prune(lambda: self._resolved.state.standing(), before))
 
     def snapshot(self, others: Sequence[SignedStatement] = ()) -> tuple[bytes, ...]:

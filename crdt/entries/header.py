@@ -49,6 +49,8 @@ class Kind(IntEnum):
     """Of a sealed document, about a read key."""
     ERASE = 11
     """Has payloads of earlier entries go; see :mod:`lattica.crdt.entries.erasure`."""
+    FINAL = 12
+    """Says which entries count for good; see :mod:`lattica.crdt.access.finality`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ class Authority:
             return
         capability = self._certificate(entry).capability
         if capability:
-            self.rights.learn_certificate(entry.id, capability)
+            self.rights.learn_certificate(entry.header, capability)
 
     def note_fork(self, feed: Feed) -> None:
         """An author contradicts himself, or more of what he wrote before that is here."""

@@ -34,7 +34,7 @@ from lattica.crdt.log.waiting import WaitingEntries
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.limits.token_bucket import TokenBucket, take
 
-_ABOUT_RIGHTS: Final = (Kind.GRANT, Kind.REVOKE)
+_ABOUT_RIGHTS: Final = (Kind.GRANT, Kind.REVOKE, Kind.FINAL)
 
 
 class Log:
@@ -218,15 +218,20 @@ class Log:
         withdrawn: Iterable[Entry],
         now_ms: int,
         shown: Sequence[Shown] = (),
+        pruned: Collection[bytes] = (),
     ) -> Outcome:
         """Take whole chains that somebody who is believed has put together: what rights cover of
         them and of what is here, whichever of them comes first, and without rates.
 
         None of them contradicts what is here, and `withdrawn` are entries without effect. `shown`
-        are erasures because of which some have no payload.
+        are erasures because of which some have no payload; `pruned` has the IDs of those that have
+        none because their history has gone.
         """
         outcome = Outcome()
-        with self.erasures.offered([*shown, *self._payloads.standing_in(chains)]):
+        with (
+            self._payloads.without(pruned),
+            self.erasures.offered([*shown, *self._payloads.standing_in(chains)]),
+        ):
             self._receive_whole(chains, proofs, withdrawn, now_ms, outcome)
         return outcome
 
@@ -380,17 +385,20 @@ class Log:
             return
         if rights.is_free(feed.author, feed.identity, feed.ids):
             return
-        size = 0
+        length = len(feed.ids)
 
         def entry_at(seq: int) -> Entry:
-            return admitted.get((feed.author, seq)) or self._entry_at(feed.author, seq)
+            entry = admitted.get((feed.author, seq)) or self._forks.admitted(feed, seq, Outcome())
+            assert entry is not None, "of everything that is admitted a header is here"
+            return entry
 
-        for seq in range(len(feed.ids)):
-            entry = entry_at(seq)
-            if rights.verdict(entry.header, feed.identity) is not Verdict.ALLOWED:
-                break
-            size += entry.size
-        else:
+        # Of what is final it need not be asked, and much of it may be pruned.
+        seq = rights.final_length(feed.author, feed.has)
+        while seq < length and (
+            rights.verdict(entry_at(seq).header, feed.identity) is Verdict.ALLOWED
+        ):
+            seq += 1
+        if seq == length:
             return
         hlc = 0
         while seq:
@@ -398,8 +406,8 @@ class Log:
             if entry.is_signed():
                 hlc = entry.header.hlc
                 break
-            # Only what is withdrawn has vouched for it.
-            seq, size = seq - 1, size - entry.size
+            seq -= 1  # only what is withdrawn has vouched for it
+        size = feed.size - sum(entry_at(each).size for each in range(seq, length))
         self.authority.forget(feed.ids[seq:])
         del feed.ids[seq:]
         feed.bare.difference_update(range(seq, max(feed.bare, default=0) + 1))
@@ -624,4 +632,6 @@ class Log:
             outcome.has_revived |= self.knows(entry.id)
             self._dependencies.note(entry.id)
             self.authority.learn(feed, entry)
+            if entry.header.kind == Kind.FINAL and self.rights is not None:
+                outcome.has_other_effects |= self.rights.has_taken_back
         return entries

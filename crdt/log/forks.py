@@ -102,7 +102,7 @@ class Forks:
         for which there is time until it is known that nobody has one with the signatures.
         """
         author = feed.author
-        ours = self._admitted(feed, seq, Outcome())
+        ours = self.admitted(feed, seq, Outcome())
         if ours is None:
             raise ContradictionError("a chain that is not the one of which IDs are here")
         proof = find_fork_between(Side(ours), Side(side.entry))
@@ -125,7 +125,7 @@ class Forks:
         if feed.ids[:shorter] == prefix.ids[:shorter]:
             return None
         seq = next(seq for seq in range(shorter) if feed.ids[seq] != prefix.ids[seq])
-        ours = self._admitted(feed, seq, Outcome())
+        ours = self.admitted(feed, seq, Outcome())
         if ours is None:
             return None
         side = prefix.side_at(self._doc_id, seq)
@@ -194,7 +194,7 @@ class Forks:
             for each in self._here(feed, seq - 1, outcome)
             if not each.is_signed()
         ]
-        last = self._admitted(feed, seq - 1, outcome)
+        last = self.admitted(feed, seq - 1, outcome)
         self._authority.forget(feed.ids[seq:])
         feed.cut(proof, last)
         self._authority.note_fork(feed)
@@ -226,7 +226,7 @@ class Forks:
             return
         for side in feed.fork.earliest:
             if side.entry.header.prev_id != feed.ids[-1]:
-                last = self._admitted(feed, len(feed.ids) - 1, outcome)
+                last = self.admitted(feed, len(feed.ids) - 1, outcome)
                 if last is None:
                     return
                 proof = find_fork_between(self._side(feed, last, outcome), side)
@@ -236,10 +236,10 @@ class Forks:
 
     def _here(self, feed: Feed, seq: int, outcome: Outcome) -> list[Entry]:
         """What is here of an author at a sequence number: admitted, and waiting."""
-        found = (self._admitted(feed, seq, outcome), self._waiting.get(feed.author, seq))
+        found = (self.admitted(feed, seq, outcome), self._waiting.get(feed.author, seq))
         return [entry for entry in found if entry is not None]
 
-    def _admitted(self, feed: Feed, seq: int, outcome: Outcome) -> Entry | None:
+    def admitted(self, feed: Feed, seq: int, outcome: Outcome) -> Entry | None:
         """An entry that is admitted, be it just now; None if there is none, or only its ID."""
         if not 0 <= seq < len(feed.ids):
             return None
@@ -266,7 +266,7 @@ class Forks:
         """What waited does not follow on what has come."""
         side = self._side(feed, entry, outcome)
         self._waiting.drop(feed.author)
-        before = self._admitted(feed, len(feed.ids) - 1, outcome)
+        before = self.admitted(feed, len(feed.ids) - 1, outcome)
         proof = find_fork_between(Side(before), side) if before is not None else None
         if proof is not None:
             self.contain(proof, outcome)

@@ -52,6 +52,8 @@ class Outcome:
     """Authors of whom other payloads are missing than before, or may be."""
     has_revived: bool = False
     """Whether something is admitted that was kept without effect."""
+    has_other_effects: bool = False
+    """Whether something counts for good now that was taken back, so that it may take effect."""
     has_other_owners: bool = False
     """Whether somebody else owns the document than before, or may do less or more as an owner."""
     refusals: list[Refusal] = field(default_factory=list)
@@ -76,8 +78,10 @@ class Outcome:
     @property
     def says_rights(self) -> bool:
         """Whether what has changed says who may write where."""
-        return self.has_other_owners or any(
-            each.header.kind in (Kind.GRANT, Kind.REVOKE) for each in self.admitted
+        return (
+            self.has_other_owners
+            or self.has_other_effects
+            or any(each.header.kind in (Kind.GRANT, Kind.REVOKE) for each in self.admitted)
         )
 
     def refuse(self, author: bytes, seq: int, reason: str, *, is_final: bool) -> None:

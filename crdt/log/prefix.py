@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from lattica.crdt.entries.fork import MAX_PATH, ForkProof, Side
 from lattica.crdt.entries.header import Entry
@@ -28,17 +29,22 @@ class FeedPrefix:
     """Of the others, by sequence number; see :mod:`lattica.crdt.entries.remnant`."""
     fork: ForkProof | None = None
 
+    def chain(self, doc_id: bytes, since: int = 0) -> Iterator[Entry]:
+        """All entries from a sequence number on; of those of which remnants are here what these
+        say.
+        """
+        here = {each.header.seq: each for each in self.entries}
+        for place in range(since, len(self.ids)):
+            prev_id = self.ids[place - 1] if place else doc_id
+            entry = here.get(place)
+            yield entry or entry_of(self.remnants[place], doc_id, self.author, place, prev_id)
+
     def side_at(self, doc_id: bytes, seq: int) -> Side:
         """An entry, and what follows on it, up to one that is signed by itself, if that is here."""
-        here = {each.header.seq: each for each in self.entries}
         path: list[Entry] = []
-        for place in range(seq, min(len(self.ids), seq + MAX_PATH + 1)):
-            prev_id = self.ids[place - 1] if place else doc_id
-            path.append(
-                here.get(place)
-                or entry_of(self.remnants[place], doc_id, self.author, place, prev_id)
-            )
-            if path[-1].is_signed():
+        for entry in islice(self.chain(doc_id, seq), MAX_PATH + 1):
+            path.append(entry)
+            if entry.is_signed():
                 break
         if self.fork is not None:
             path += self.fork.behind(path[-1].header)
@@ -58,6 +64,15 @@ class FeedPrefix:
     def cuts(self, feed: Feed) -> bool:
         """Whether what a feed has is partly behind the fork that is known here."""
         return self.fork is not None and len(feed.ids) > self.fork.seq
+
+    def up_to(self, length: int) -> FeedPrefix:
+        """The first so many entries."""
+        return replace(
+            self,
+            ids=self.ids[:length],
+            entries=[each for each in self.entries if each.header.seq < length],
+            remnants={seq: each for seq, each in self.remnants.items() if seq < length},
+        )
 
     def end_vouched(self) -> None:
         """Leave out at the end what the author need not have written: entries that he has not
@@ -85,10 +100,19 @@ class FeedPrefix:
         del self.ids[length:]
 
 
-def whole_chains(prefixes: Collection[FeedPrefix]) -> tuple[list[list[Entry]], list[ForkProof]]:
-    """The chains of those of which nothing is gone, and the proofs of forks."""
-    chains = [each.entries for each in prefixes if each.entries]
+def whole_chains(
+    prefixes: Collection[FeedPrefix], doc_id: bytes
+) -> tuple[list[list[Entry]], list[ForkProof]]:
+    """The chains, and the proofs of forks."""
+    chains = [
+        [*each.chain(doc_id)] if each.remnants else each.entries for each in prefixes if each.ids
+    ]
     return chains, [each.fork for each in prefixes if each.fork is not None]
+
+
+def pruned_ids(prefixes: Iterable[FeedPrefix]) -> frozenset[bytes]:
+    """The IDs of those entries of which only remnants are here."""
+    return frozenset(each.ids[seq] for each in prefixes for seq in each.remnants)
 
 
 def name_authors(prefixes: Mapping[bytes, FeedPrefix], withdrawn: Iterable[Entry]) -> None:

@@ -93,7 +93,7 @@ class Arrival:
                     number = self._database.number(prefix.author)
                     taken.append(prefix.author)
                 else:
-                    number = self._merge(prefix)
+                    number = self.merge(prefix)
                 if prefix.fork is not None:
                     self._database.keep_fork(number, prefix.fork)
             for entry in withdrawn:
@@ -105,8 +105,10 @@ class Arrival:
         for author in taken:
             del self._numbers[author]
 
-    def _merge(self, prefix: FeedPrefix) -> int:
-        """Add what it has to what is here of its author, whose number is returned."""
+    def merge(self, prefix: FeedPrefix) -> int:
+        """Add what it has to what is here of its author, whose number is returned; in a
+        transaction.
+        """
         number = self._database.number(prefix.author, prefix.identity)
         rows = self._db.execute("SELECT seq FROM entry WHERE author = ? AND is_admitted", (number,))
         here = {row[0] for row in rows}

@@ -40,6 +40,7 @@ from lattica.crdt.log.disk.schema import (
 )
 from lattica.crdt.log.errors import StoreCorruptError, StoreError
 from lattica.crdt.log.feed import Feed
+from lattica.crdt.log.prefix import FeedPrefix
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
 
 logger = logging.getLogger(__name__)
@@ -204,6 +205,16 @@ class DocumentDatabase:
             (number, since, until),
         )
 
+    def entries_before(self, author: bytes, hlc: int) -> Iterator[Entry]:
+        """Admitted entries of an author of before a hybrid time, the last first. They are read as
+        they are asked for.
+        """
+        number = self._numbers.get(author, -1)
+        yield from self._select(
+            "WHERE author = ? AND hlc < ? AND is_admitted ORDER BY seq DESC",
+            (number, hlc.to_bytes(8, "big")),
+        )
+
     def all_entries(self) -> Iterator[Entry]:
         """All admitted entries, by their times. They are read as they are asked for."""
         yield from self._select(f"WHERE is_admitted AND {ARRIVED} ORDER BY hlc, author", ())
@@ -298,6 +309,11 @@ class DocumentDatabase:
             ).fetchone()
         return row[0] + row[1] // ID_BYTES if row else 0
 
+    def is_pruned(self) -> bool:
+        """Whether anything was."""
+        with self._errors():
+            return self._db.execute("SELECT 1 FROM pruned LIMIT 1").fetchone() is not None
+
     def gone(self, author: bytes) -> dict[int, tuple[bytes, bytes]]:
         """IDs and remnants of an author's entries that were pruned, by sequence number."""
         found: dict[int, tuple[bytes, bytes]] = {}
@@ -319,7 +335,7 @@ class DocumentDatabase:
         for entry in self._select(
             f"WHERE is_admitted AND {ARRIVED} AND (seq = 0 OR {OF_RIGHTS})", ()
         ):
-            if entry.header.kind in (Kind.SESSION, Kind.GRANT, Kind.REVOKE):
+            if entry.header.kind in (Kind.SESSION, Kind.GRANT, Kind.REVOKE, Kind.FINAL):
                 yield entry
 
     def entries_about_keys(self) -> Iterator[tuple[Entry, bool]]:
@@ -408,11 +424,13 @@ class DocumentDatabase:
         erasures: Sequence[Shown] = (),
         erased: Sequence[Entry] = (),
         restored: Sequence[Entry] = (),
+        prefixes: Iterable[FeedPrefix] = (),
     ) -> None:
         """Keep what came from others, all or nothing; the newest may be lost if power fails.
 
         `identities` are those of the authors in `admitted` and `tombstones`; the payloads of
-        `erased` go.
+        `erased` go. `prefixes` are all that is admitted of authors of whom there are only remnants
+        in part, here or in a snapshot.
 
         Raises:
             StoreFullError: there is no space.
@@ -420,10 +438,7 @@ class DocumentDatabase:
         """
         with self.transaction("NORMAL"):
             for author, seq in withdrawn:
-                self._db.execute(
-                    "UPDATE entry SET is_admitted = 0 WHERE author = ? AND seq >= ?",
-                    (self.number(author), seq),
-                )
+                self._withdraw(self.number(author), seq)
             self._insert_of(admitted, identities, is_admitted=True)
             for proof in forks:
                 self.keep_fork(self.number(proof.author), proof)
@@ -449,6 +464,9 @@ class DocumentDatabase:
                     for each in restored
                 ],
             )
+            for prefix in prefixes:
+                if prefix.ids:
+                    self.arrival().merge(prefix)
 
     def erase(self, erased: Sequence[Entry]) -> None:
         """Have the payloads of entries go. Raises StoreError."""
@@ -519,11 +537,14 @@ class DocumentDatabase:
     def keep_fork(self, number: int, proof: ForkProof) -> None:
         """Have what an author wrote from a fork on not count; in a transaction."""
         self._db.execute("UPDATE author SET fork = ? WHERE number = ?", (proof.encode(), number))
+        self._withdraw(number, proof.seq)
+
+    def _withdraw(self, number: int, seq: int) -> None:
+        """Have what an author wrote from a sequence number on not count; in a transaction."""
         self._db.execute(
-            "UPDATE entry SET is_admitted = 0 WHERE author = ? AND seq >= ?",
-            (number, proof.seq),
+            "UPDATE entry SET is_admitted = 0 WHERE author = ? AND seq >= ?", (number, seq)
         )
-        self._cut_pruned(number, proof.seq)
+        self._cut_pruned(number, seq)
 
     def keep_remnants(self, number: int, seq: int, gone: Sequence[tuple[bytes, bytes]]) -> None:
         """Note IDs and remnants of contiguous entries from a sequence number on; in a

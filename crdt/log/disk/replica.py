@@ -32,7 +32,7 @@ from lattica.crdt.log.errors import ContradictionError, StoreCorruptError
 from lattica.crdt.log.feed import Feed
 from lattica.crdt.log.outcome import Outcome
 from lattica.crdt.log.own import prepare
-from lattica.crdt.log.prefix import FeedPrefix, whole_chains
+from lattica.crdt.log.prefix import FeedPrefix, pruned_ids, whole_chains
 from lattica.nat.base.keys.identity import Identity
 
 logger = logging.getLogger(__name__)
@@ -344,7 +344,15 @@ class Replica:
             if log is not None:
                 self._restore_erasures(log)
         else:
-            self._kept(self.log.receive_whole(*whole_chains(prefixes), withdrawn, now_ms, shown))
+            chains, pruned = whole_chains(prefixes, self.genesis.doc_id), pruned_ids(prefixes)
+            outcome = self.log.receive_whole(*chains, withdrawn, now_ms, shown, pruned)
+            outcome.admitted[:] = [each for each in outcome.admitted if each.id not in pruned]
+            gaps = [
+                each.up_to(self.log.length(each.author))
+                for each in prefixes
+                if each.remnants or self._database.pruned_end(each.author)
+            ]
+            self._kept(outcome, gaps)
         self.log = log or self._load()
         if is_behind:
             self._begin_session()
@@ -363,8 +371,8 @@ class Replica:
         self._is_told_of_clock = bool(behind)
         return self._kept(self.log.advance(now_ms))
 
-    def _kept(self, outcome: Outcome) -> Outcome:
-        if not outcome.is_news:
+    def _kept(self, outcome: Outcome, prefixes: Sequence[FeedPrefix] = ()) -> Outcome:
+        if not (outcome.is_news or prefixes):
             return outcome
         authors = {each.header.author for each in (*outcome.admitted, *outcome.tombstones)}
         try:
@@ -378,6 +386,7 @@ class Replica:
                 outcome.erasures,
                 outcome.erased,
                 outcome.restored,
+                prefixes,
             )
         except BaseException:
             # What is in memory only must not be built upon.

@@ -16,10 +16,11 @@ from lattica.crdt.log.errors import (
 )
 from lattica.nat.base.errors import RemoteProtocolError
 
-VERSION: Final = 4
+VERSION: Final = 5
 """Of the form; a file of a later one is refused."""
-FORMER: Final = (2, 3)
-"""Those that are brought to it. Up to 3 no remnant has a signature."""
+FORMER: Final = (2, 3, 4)
+"""Those that are brought to it. Up to 3 no remnant has a signature; up to 4 nothing of documents
+with owners is pruned."""
 ERASURES: Final = """
 CREATE TABLE erasure (
     id BLOB PRIMARY KEY, header BLOB NOT NULL, signature BLOB NOT NULL, payload BLOB NOT NULL,
@@ -62,7 +63,7 @@ def _of_kinds(*kinds: Kind) -> str:
     return f"({' OR '.join(places)})"
 
 
-OF_RIGHTS: Final = _of_kinds(Kind.GRANT, Kind.REVOKE)
+OF_RIGHTS: Final = _of_kinds(Kind.GRANT, Kind.REVOKE, Kind.FINAL)
 OF_KEYS: Final = _of_kinds(Kind.KEY)
 """Conditions that find, among few others, entries about rights and about read keys."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from lattica.crdt.entries.erasure import Shown, Target, erasure_of
@@ -35,6 +36,19 @@ class Payloads:
         self._feeds = feeds
         self._entry_at = entry_at
         self._withdrawn_at = withdrawn_at
+        self._pruned: Collection[bytes] = ()
+        """IDs of entries that come without their payloads because their history has gone."""
+
+    @contextmanager
+    def without(self, pruned: Collection[bytes]) -> Iterator[None]:
+        """While what comes has been pruned of these: they are whole, and nobody is asked for
+        more of them.
+        """
+        self._pruned = pruned
+        try:
+            yield
+        finally:
+            self._pruned = ()
 
     def restore(self, kept: Iterable[tuple[Entry, bytes]]) -> list[Entry]:
         """Learn the erasures that are kept, each with its certificate if the first entry of its
@@ -57,7 +71,8 @@ class Payloads:
 
     def standing_in(self, chains: Sequence[Sequence[Entry]]) -> Iterator[Shown]:
         """The erasures in verified chains, if there are entries in these that lack payloads."""
-        if all(each.payload is not None for entries in chains for each in entries):
+        bare = (each for entries in chains for each in entries if each.payload is None)
+        if all(each.id in self._pruned for each in bare):
             return
         for entries in chains:
             feed = self._feeds.get(entries[0].header.author)
@@ -73,7 +88,8 @@ class Payloads:
         """Whether an entry has its payload, or something says why not; `feed` is that of its
         author, if it is not admitted yet.
         """
-        return self._erasures.is_whole(entry, feed.identity if feed is not None else None)
+        identity = feed.identity if feed is not None else None
+        return entry.id in self._pruned or self._erasures.is_whole(entry, identity)
 
     @staticmethod
     def take_missing(feed: Feed, entries: Iterable[Entry], outcome: Outcome) -> None:
@@ -90,7 +106,7 @@ class Payloads:
         if not self._erasures:
             return
         for entry in (*outcome.admitted, *outcome.tombstones):
-            if entry.payload is None:
+            if entry.payload is None and entry.id not in self._pruned:
                 self._erasures.use_offered(entry.header)
                 self._note(entry, outcome)
         outcome.admitted[:] = [*map(self._without_erased, outcome.admitted)]

@@ -113,23 +113,24 @@ class Exchanges:
         stream, hello = opened
         nonce = hello.nonce
         async with stream:
-            if not self._source.may_pull(peer, hello.capability):
-                if not self._source.may_come_to_read(peer):
-                    stream.reset()
-                    return None
-                await self.converse(stream, nonce, is_opener=True, tells=False)
-                return self._source.may_pull(peer, hello.capability) or None
-            if not may_go_on(stream.source):
+            tells = self._source.may_pull(peer, hello.capability)
+            if not tells and not self._source.may_come_to_read(peer):
+                stream.reset()
                 return None
-            ended = await self.converse(stream, nonce, is_opener=True)
+            if tells and not may_go_on(stream.source):
+                return None
+            ended = await self.converse(stream, nonce, is_opener=True, tells=tells)
         if ended.needs_snapshot:
             await self._ask_for_state(peer, self._joining.take)
-        elif self._joining.is_to_be_asked(peer):
+        if not tells:
+            return self._source.may_pull(peer, hello.capability) or None
+        if self._joining.is_to_be_asked(peer):
             await self._ask_for_state(peer, self._joining.confirm)
         return ended.needs_snapshot
 
     async def _ask_for_state(self, peer: PeerId, ask: Callable[[Stream], Awaitable[None]]) -> None:
-        opened = await self.open(peer, Purpose.SNAPSHOT)
+        """Whoever is asked is told nothing."""
+        opened = await self._ask(peer, Purpose.SNAPSHOT)
         if opened is not None:
             async with opened[0] as stream:
                 await ask(stream)
@@ -195,11 +196,10 @@ class Exchanges:
             await stream.send_eof()
             await expect_end(stream)
         finally:
-            needs_snapshot = session.needs_snapshot and self._joining.is_possible
-            if not needs_snapshot:
+            if not session.needs_snapshot:
                 self._patience.asked(session.asked, self._source.head_index, trio.current_time())
             self._sum(session.counts)
-        return Ended(needs_snapshot, session.has_heard)
+        return Ended(session.needs_snapshot, session.has_heard)
 
     async def give_snapshot(self, stream: Stream) -> None:
         """Give a peer that has asked for it a snapshot, or confirm one."""

@@ -4,6 +4,9 @@ All of a snapshot is verified but one thing: that what was left out of it does n
 believed to the peer who has signed it until another one, who has the same entries, says that he
 has come to the same state; if he has not, what he has is taken, too, and nothing that is here gets
 lost by it. So one honest peer is enough to undo what any number of others left out.
+
+What was pruned here may be needed again when something that had replaced it is withdrawn. Then each
+peer is asked once what it comes to: one that has not pruned that brings it back.
 """
 
 from __future__ import annotations
@@ -17,13 +20,18 @@ import trio
 from lattica.crdt.base.canonical import decode, encode
 from lattica.crdt.base.turns import Turns
 from lattica.crdt.compaction.snapshot import Snapshot, SnapshotReader
-from lattica.crdt.entries.genesis import Genesis, Mode
+from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.keys.identities import identity_key
 from lattica.crdt.proofs.statement import SignedStatement, Statement, read_statement
 from lattica.crdt.store.replication.wire import receive, send_bytes
 from lattica.crdt.store.turns import in_turns
 from lattica.crdt.sync.messages import TURN, Part, StateMessage, Turn, encode_part, encode_state
-from lattica.nat.base.errors import IncompleteReadError, LocalProtocolError, RemoteProtocolError
+from lattica.nat.base.errors import (
+    AccessDeniedError,
+    IncompleteReadError,
+    LocalProtocolError,
+    RemoteProtocolError,
+)
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.mux.stream import Stream
 
@@ -36,6 +44,11 @@ class SnapshotSource(Protocol):
     """A document, as far as it is needed to give and take snapshots."""
 
     genesis: Genesis
+
+    @property
+    def losses(self) -> int:
+        """As :meth:`Document.losses`."""
+        ...
 
     def heads(self) -> Mapping[bytes, tuple[int, bytes]]:
         """How many entries of each author are here, and the ID of the newest."""
@@ -66,18 +79,15 @@ class Joining:
         self._max_bytes = max_bytes
         self._given_by: PeerId | None = None
         """Who alone says so far that what he left out does not matter."""
-        self._asked: set[PeerId] = set()
-        """Who was asked for a second opinion, and had one."""
+        self._asked: dict[PeerId, int] = {}
+        """Who was asked for a second opinion, and had one; and how many losses there were then."""
         self._lock = trio.Lock()
 
-    @property
-    def is_possible(self) -> bool:
-        """Whether this document is begun by snapshots of any peer: where all may write."""
-        return self._source.genesis.mode is Mode.OPEN
-
     def is_to_be_asked(self, peer: PeerId) -> bool:
-        """Whether this peer can confirm what another one has given."""
-        return self._given_by not in (None, peer) and peer not in self._asked
+        """Whether this peer can confirm what another one has given, or may have what is lost."""
+        if self._given_by not in (None, peer) and peer not in self._asked:
+            return True
+        return self._source.losses > self._asked.get(peer, 0)
 
     async def give(self, stream: Stream) -> None:
         """Say what state was come to, and give a snapshot if asked for one. Raises as
@@ -85,7 +95,8 @@ class Joining:
         """
         try:
             state = await in_turns(self._source.stating())
-        except LocalProtocolError as error:  # texts, and nothing to merge them with
+        except (LocalProtocolError, AccessDeniedError) as error:
+            # There are texts, and nothing to merge them with, or it cannot be read here.
             stream.reset(f"{error}")
             return
         await send_bytes(stream, encode_state(encode(state.plain)))
@@ -115,15 +126,19 @@ class Joining:
             if self._source.heads() == before:
                 raise RemoteProtocolError("a snapshot that brings nothing")
             self._given_by = stream.peer_id
-            self._asked.clear()
+            self._asked = {stream.peer_id: self._source.losses}
 
     async def confirm(self, stream: Stream) -> None:
         """Compare with a peer what another one's snapshot has come to. Raises as :meth:`take`."""
         theirs = await self._state(stream)
-        ours = (await in_turns(self._source.stating())).statement
+        try:
+            ours = (await in_turns(self._source.stating())).statement
+        except AccessDeniedError:  # who cannot read it all does not know what it comes to
+            self._given_by = None
+            return
         if theirs.heads != ours.heads:
             return  # something is under way; the next exchange asks again
-        self._asked.add(stream.peer_id)
+        self._asked[stream.peer_id] = self._source.losses
         if theirs.root == ours.root:
             self._given_by = None
             return
@@ -131,7 +146,7 @@ class Joining:
             "peers come to different states from the same entries; what both have is put together "
             "document=%s peers=%s,%s",
             self._source.genesis.doc_id.hex(),
-            self._given_by,
+            self._given_by or "this one",
             stream.peer_id,
         )
         await self._receive(stream)

@@ -1,7 +1,7 @@
 """Documents that have owners: rights are given and taken back, an owner contradicts himself and
-others are appointed, and what was written is erased, while messages are lost, doubled and
-overtaken, programs crash and replicas begin with snapshots. Open ones are pruned, too. Whoever has
-the same entries sees the same, and what was refused has no effect.
+others are appointed, what was written is erased and history is pruned, while messages are lost,
+doubled and overtaken, programs crash and replicas begin with snapshots. Whoever has the same
+entries sees the same, and what was refused has no effect.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ class Governed(RuleBasedStateMachine):
         self.handed: list[tuple[int, bytes]] = []
         """For whom, and a capability or an appointment."""
         self.forks = 0
+        self.is_pruned = False
         self.lost = itertools.count()
 
     def opened(self, number: int) -> Document:
@@ -253,7 +254,7 @@ class Governed(RuleBasedStateMachine):
         except ContradictionError:
             # What is left of a pruned entry has no signature: the first time that something else is
             # heard, time is given to whoever has a shorter proof. Where nothing is pruned all are.
-            assert self.genesis.mode is Mode.OPEN
+            assert self.is_pruned
 
     @rule(one=ANY, other=ANY)
     def meet(self, one: int, other: int) -> None:
@@ -268,13 +269,16 @@ class Governed(RuleBasedStateMachine):
         self.documents[number] = self.opened(number)
         assert seen(self.documents[number]) == before
 
-    @precondition(lambda self: self.genesis.mode is Mode.OPEN)
     @rule(number=ANY)
     def prune(self, number: int) -> None:
+        """An owner says what is final by that, in an entry of its own."""
         document = self.documents[number]
         before = seen(document)
-        document.prune(grace=0)
-        assert seen(document) == before
+        if document.prune(grace=0):
+            self.is_pruned = True
+        if self.genesis.mode is Mode.OPEN or not document.is_owner:
+            assert seen(document) == before
+        assert seen(document) | {"heads": 0, "owners": 0} == before | {"heads": 0, "owners": 0}
 
     @rule(number=ANY, giver=st.sampled_from([0, 0, 1, 1, 2]), is_lost=st.booleans())
     def take_snapshot(self, number: int, giver: int, is_lost: bool) -> None:
@@ -302,6 +306,11 @@ class Governed(RuleBasedStateMachine):
         """Whose snapshots are taken: of an open document anybody's, else the owners' alone."""
         return [PEERS[giver].public_key.data] if self.genesis.mode is Mode.OPEN else []
 
+    @property
+    def may_have_gaps(self) -> bool:
+        """Whether chains may not be had whole: then a snapshot of any peer is taken."""
+        return self.genesis.mode is Mode.OPEN or self.is_pruned
+
     def unless_refused(
         self, document: Document, refusals: Iterable[type[Exception]] = ()
     ) -> _Refused:
@@ -314,7 +323,7 @@ class Governed(RuleBasedStateMachine):
                 self.share_snapshot(self.documents[giver], self.documents[number])
 
     def share_snapshot(self, giver: Document, document: Document) -> None:
-        by = self.believed(self.documents.index(giver))
+        by = [PEERS[self.documents.index(giver)].public_key.data]
         try:
             document.receive_snapshot(giver.snapshot(), by)
         except ContradictionError:  # a fork has become known by another one
@@ -323,8 +332,8 @@ class Governed(RuleBasedStateMachine):
 
     def begin_late(self, late: Document, source: Document) -> None:
         """By a snapshot where chains may have gaps, and else by whatever comes first."""
-        if self.genesis.mode is Mode.OPEN:
-            late.receive_snapshot(source.snapshot(), self.believed(0))
+        if self.may_have_gaps:
+            late.receive_snapshot(source.snapshot(), [PEERS[0].public_key.data])
             return
         parts = [(False, each) for each in source.chains_since({})]
         parts += [(True, each) for each in source.forks()]
@@ -339,7 +348,7 @@ class Governed(RuleBasedStateMachine):
     def heal(self) -> None:
         """All talk to all; then they agree, with somebody too who hears of it all in any order."""
         exchange_all(*self.documents)
-        if self.genesis.mode is Mode.OPEN:
+        if self.may_have_gaps:
             self.share_snapshots()
         states = [seen(document) for document in self.documents]
         for state in states[1:]:

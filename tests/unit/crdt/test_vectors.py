@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from lattica.crdt.access.appointment import decode_appointments
 from lattica.crdt.access.capability import decode_capability
+from lattica.crdt.access.finality import decode_finality
 from lattica.crdt.access.ownership import Ownership
 from lattica.crdt.access.revocation import decode_revocation
 from lattica.crdt.base.canonical import decode, encode
@@ -251,6 +252,9 @@ def test_capabilities_are_signed_link_by_link_and_say_what_they_allow():
     revocation = decode_revocation(bytes.fromhex(rights["revocation"]))
     assert revocation.link.hex() == rights["links"][0]
     assert revocation.last == ((AUTHOR, 7, bytes(range(32))),)
+    final = bytes.fromhex(rights["final"])
+    assert decode_finality(final) == revocation.last
+    assert msgpack.unpackb(final) == [[AUTHOR, 7, bytes(range(32))]]
 
 
 def test_an_erasure_goes_with_what_it_has_erased():

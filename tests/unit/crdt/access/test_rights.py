@@ -26,7 +26,7 @@ from lattica.crdt.document import Document
 from lattica.crdt.document.governance.rights import DocumentRights
 from lattica.crdt.entries.chain import decode_chain, encode_chain
 from lattica.crdt.entries.genesis import Genesis, Mode
-from lattica.crdt.entries.header import Kind
+from lattica.crdt.entries.header import Header, Kind
 from lattica.crdt.keys.identities import identity_key, peer_of
 from lattica.crdt.log.clock import HybridClock
 from lattica.crdt.types.payloads import RegisterWrite
@@ -504,14 +504,18 @@ def test_a_right_that_covers_a_part_of_what_was_withdrawn(make, clock):
 def test_a_right_holds_as_long_as_one_entry_has_it():
     capability = issue(OWNER, CAPABLE.doc_id, ANNA.peer_id, Level.WRITE)
     rights, anna = Rights(CAPABLE), ANNA.public_key.data
-    for entry_id in (b"one", b"other", b"one"):
-        rights.learn_certificate(entry_id, capability.encode())
+    one, other = (
+        Header(CAPABLE.doc_id, key, 0, CAPABLE.doc_id, (), 1, int(Kind.SESSION), bytes(32), 0)
+        for key in (bytes(32), b"\1" * 32)
+    )
+    for header in (one, other, one):
+        rights.learn_certificate(header, capability.encode())
     assert rights.knows(capability.right.id)
-    assert not rights.forget(b"one")
-    assert not rights.forget(b"one")
+    assert not rights.forget(one.id)
+    assert not rights.forget(one.id)
     assert rights.may_read(anna, 0)
     assert rights.held() == ((capability, True),)
-    assert rights.forget(b"other")
+    assert rights.forget(other.id)
     assert not rights.may_read(anna, 0)
     assert rights.held() == ()
     assert not rights.knows(capability.right.id)

@@ -273,7 +273,7 @@ def test_a_full_disk_prunes_nothing_and_takes_no_snapshot(documents, monkeypatch
     assert two.root == one.root
 
 
-def test_a_document_with_owners_is_not_pruned_and_owners_sign_its_snapshots(tmp_path, clock):
+def test_the_snapshots_of_a_document_with_owners_are_signed_by_owners(tmp_path, clock):
     genesis = Genesis("owned", owners=(NAMES[0],), mode=Mode.ALLOW_LIST)
     one, two = (
         Document(tmp_path / name, genesis, OWNERS[number], wall=clock)
@@ -282,9 +282,9 @@ def test_a_document_with_owners_is_not_pruned_and_owners_sign_its_snapshots(tmp_
     with one, two:
         for number in range(5):
             one.registers["a"] = number
-        with pytest.raises(LocalProtocolError, match="owners"):
-            one.prune(0.0)
         two.receive_snapshot(one.snapshot())
+        with pytest.raises(RemoteProtocolError, match="0 of those who are believed"):
+            one.receive_snapshot(two.snapshot())
         assert two.registers["a"] == 4
         assert two.root == one.root
 

@@ -9,10 +9,15 @@ import trio
 
 from lattica.crdt.config import StoreConfig
 from lattica.crdt.document.statements import Statements
+from lattica.crdt.entries.chain import encode_chain
+from lattica.crdt.entries.genesis import Mode
+from lattica.crdt.entries.header import Kind
+from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.proofs.statement import Statement, sign_statement
 from lattica.crdt.store.changes import Rebuilt
 from lattica.crdt.store.shared_document import SharedDocument
 from lattica.crdt.types.cell import Sibling
+from lattica.crdt.types.payloads import RegisterWrite
 from tests.unit.crdt.store.test_store import host_of, stores
 
 SLOW = StoreConfig(sync_interval=3600)
@@ -97,6 +102,33 @@ async def test_who_was_away_while_it_was_pruned_gets_the_rest(tmp_path, autojump
         assert {"a", "apart", "b", "steps", "workers", "jobs"} <= kept
 
 
+@pytest.mark.parametrize("mode", [Mode.ALLOW_LIST, Mode.CAPABILITY])
+async def test_who_joins_a_document_with_owners_begins_with_a_readers_snapshot(
+    tmp_path, autojump_clock, mode
+):
+    """No owner need be there, though what says that the reader is one is behind the gap, too."""
+    async with stores(tmp_path) as net:
+        one, two, three = net.store(), net.store(), net.store()
+        first = await one.create("models", mode=mode)
+        write_much(first)
+        for store in (two, three):
+            first.grant(host_of(store).peer_id)
+        await host_of(one).connect(host_of(two).peer_id)
+        second = await two.open(first.id)
+        await second.synced(timeout=60)
+        assert first.prune(-1000.0) > 20
+        await second.synced(timeout=60)
+        assert second.prune(-1000.0) > 20
+        await part(first, second)
+        await host_of(three).connect(host_of(two).peer_id)
+        third = await three.open(first.id)
+        await third.synced(timeout=60)
+        assert third.root == first.root
+        third.registers["a"] = "of the third"
+        await third.synced(timeout=60)
+        assert second.registers["a"] == "of the third"
+
+
 async def test_what_one_leaves_out_another_one_brings_back(tmp_path, autojump_clock, caplog):
     async with stores(tmp_path) as net:
         one, two, three = net.store(), net.store(), net.store()
@@ -119,6 +151,45 @@ async def test_what_one_leaves_out_another_one_brings_back(tmp_path, autojump_cl
         assert "different states" in caplog.text
         assert third.root == honest.root
         assert third._replicator.exchanges._joining._given_by is None
+
+
+async def test_what_was_replaced_by_what_does_not_count_any_more_comes_back(
+    tmp_path, autojump_clock
+):
+    """Of who has not pruned it; they differed for good."""
+    async with stores(tmp_path) as net:
+        one, two, three = net.store(), net.store(), net.store()
+        documents = [await each.open("cluster") for each in (one, two, three)]
+        first, second, liar = documents
+        for store in (two, three):
+            await host_of(one).connect(host_of(store).peer_id)
+        first.registers["a"] = "good"
+        first.registers["b"] = 1
+        for document in documents:
+            await document.synced(timeout=60)
+        log, session = liar._replica.log, liar._replica._current_session()
+        liar.registers["other"] = 1
+        length, newest = liar.heads()[session.author]
+        branch = sign_entry(
+            session,
+            liar.genesis.doc_id,
+            length,
+            newest,
+            log.feeds[session.author].hlc + 1,
+            Kind.REGISTER,
+            RegisterWrite("a", "other branch").encode(),
+        )
+        liar.registers["a"] = "bad"
+        liar.registers["c"] = 1
+        for document in documents:
+            await document.synced(timeout=60)
+        assert first.prune(-1000.0) == 1
+        first.receive(encode_chain([branch], with_prev=True), "peer")
+        assert [*first.forks()]
+        with trio.fail_after(60):
+            while second.registers["a"] != "good" or first.registers.get("a") != "good":
+                await trio.sleep(1)
+        assert first.root == second.root
 
 
 @pytest.mark.parametrize("is_signed", [True, False])

@@ -78,6 +78,7 @@ DOCUMENT_ON_NEITHER = {
     "snapshot_in_turns": "the plain name does it in turns",
     "stating": EXCHANGE,
     "has_gap": EXCHANGE,
+    "losses": EXCHANGE,
     "id_at": EXCHANGE,
     "chains_of": EXCHANGE,
     "chains_since": EXCHANGE,
