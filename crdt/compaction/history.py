@@ -103,7 +103,7 @@ class History:
     def _dead(self, standing: set[bytes], before_ms: int) -> Turns[list[tuple[bytes, int]]]:
         """What can go, in the order in which it may."""
         replica = self._replica
-        lengths = {author: length for author, (length, _) in self.heads().items()}
+        lengths = _lengths(self.heads())
         sweep = Sweep(
             before_ms,
             standing,
@@ -112,7 +112,7 @@ class History:
             lambda header: replica.erasures.erases(header),  # by what is known then
         )
         dead = yield from self._swept(sweep)
-        return (yield from self._if_same(dead, replica_state, lengths)) if dead else []
+        return (yield from self._if_now_same(dead)) if dead else []
 
     def _dead_of_final(self, before_ms: int) -> Turns[list[tuple[bytes, int]]]:
         """The same where rights are given and taken back: of what counts whatever comes, by what
@@ -121,11 +121,11 @@ class History:
         replica, feeds = self._replica, self._replica.log.feeds
         lasting = Lasting(replica)
         lengths = lasting.lengths()
-        standing = yield from self._replay(lasting.state(), lengths)
+        whole = yield from self._replay(lasting.state(), lengths)
         inside = {each for author in lengths for each in feeds[author].ids[: lengths[author]]}
         sweep = Sweep(
             before_ms,
-            standing.standing(),
+            whole.standing(),
             inside.__contains__,
             lengths,
             lasting.is_erased,
@@ -134,11 +134,8 @@ class History:
         )
         dead = yield from self._swept(sweep)
         if dead:
-            dead = yield from self._if_same(dead, lambda _: lasting.state(), lengths)
-        if dead:
-            heads = {author: length for author, (length, _) in self.heads().items()}
-            dead = yield from self._if_same(dead, replica_state, heads)
-        return dead
+            dead = yield from self._if_same(dead, whole, lasting.state(), lengths)
+        return (yield from self._if_now_same(dead)) if dead else []
 
     def _swept(self, sweep: Sweep) -> Turns[list[tuple[bytes, int]]]:
         for batch in self._replica.database.batches_by_time(sweep.newest):
@@ -147,19 +144,28 @@ class History:
             yield
         return sweep.dead
 
+    def _if_now_same(self, dead: list[tuple[bytes, int]]) -> Turns[list[tuple[bytes, int]]]:
+        """As :meth:`_if_same`, of all that is here."""
+        heads = self.heads()
+        whole = yield from self.state(heads)
+        empty = replica_state(self._replica)
+        return (yield from self._if_same(dead, whole, empty, _lengths(heads)))
+
     def _if_same(
         self,
         dead: list[tuple[bytes, int]],
-        state: Callable[[Replica], State],
+        whole: State,
+        empty: State,
         lengths: Mapping[bytes, int],
     ) -> Turns[list[tuple[bytes, int]]]:
-        """What is to go, if the state is the same without it; else nothing."""
-        replica = self._replica
-        whole = yield from self._replay(state(replica), lengths)
-        kept = yield from self._replay(state(replica), lengths, frozenset(dead))
+        """What is to go, if an empty state comes to the same as the whole without it; else
+        nothing.
+        """
+        kept = yield from self._replay(empty, lengths, frozenset(dead))
         if (yield from collect(whole)) == (yield from collect(kept)):
             return dead
-        logger.error("nothing is pruned: the state would be another file=%s", replica.database.path)
+        path = self._replica.database.path
+        logger.error("nothing is pruned: the state would be another file=%s", path)
         return []
 
     def _replay(
@@ -178,8 +184,7 @@ class History:
 
     def state(self, heads: Mapping[bytes, tuple[int, bytes]]) -> Turns[State]:
         """What the entries that these heads name come to."""
-        lengths = {author: length for author, (length, _) in heads.items()}
-        return self._replay(replica_state(self._replica), lengths)
+        return self._replay(replica_state(self._replica), _lengths(heads))
 
     def point(self) -> Turns[Point]:
         """What the document is now."""
@@ -228,6 +233,10 @@ def replica_state(replica: Replica) -> State:
     return State(
         replica.genesis, replica.has_effect, replica.open_payload, lambda: replica.erasures
     )
+
+
+def _lengths(heads: Mapping[bytes, tuple[int, bytes]]) -> dict[bytes, int]:
+    return {author: length for author, (length, _) in heads.items()}
 
 
 def _without(

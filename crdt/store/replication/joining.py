@@ -135,6 +135,7 @@ class Joining:
             ours = (await in_turns(self._source.stating())).statement
         except AccessDeniedError:  # who cannot read it all does not know what it comes to
             self._given_by = None
+            self._asked[stream.peer_id] = self._source.losses
             return
         if theirs.heads != ours.heads:
             return  # something is under way; the next exchange asks again
