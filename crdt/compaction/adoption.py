@@ -77,7 +77,7 @@ def replay(
     if genesis.mode is Mode.OPEN:
         erasures = erasures_in(genesis, read.feeds, read.shown)
     else:
-        log = _admitted(read, genesis, config, now_ms)
+        log = yield from _admitted(read, genesis, config, now_ms)
         has_effect, erasures = log.has_effect, log.erasures
         if genesis.is_sealed:
             open_payload = _keyring(read, log, identity).open
@@ -118,7 +118,7 @@ def _keyring(read: Snapshot, log: Log, identity: Identity) -> Keyring:
     return keyring
 
 
-def _admitted(read: Snapshot, genesis: Genesis, config: LogConfig, now_ms: int) -> Log:
+def _admitted(read: Snapshot, genesis: Genesis, config: LogConfig, now_ms: int) -> Turns[Log]:
     """The log that has a snapshot's entries and no others.
 
     Raises RemoteProtocolError for entries that nobody had the right to write, or that were left out
@@ -126,7 +126,7 @@ def _admitted(read: Snapshot, genesis: Genesis, config: LogConfig, now_ms: int) 
     that what he has called that may not count any more.
     """
     prefixes = read.feeds.values()
-    chains, forks = whole_chains(prefixes, genesis.doc_id)
+    chains, forks = yield from whole_chains(prefixes, genesis.doc_id)
     entries = {entries[0].header.author: entries for entries in chains}
     log = Log(
         genesis,
@@ -134,7 +134,8 @@ def _admitted(read: Snapshot, genesis: Genesis, config: LogConfig, now_ms: int) 
         config,
         about_rights=lambda: (each for feed in prefixes for each in feed.entries),
     )
-    log.receive_whole(chains, forks, read.withdrawn, now_ms, read.shown, pruned_ids(prefixes))
+    pruned = pruned_ids(prefixes)
+    yield from log.receiving_whole(chains, forks, read.withdrawn, now_ms, read.shown, pruned)
     if any(log.length(each.author) != len(each.ids) for each in prefixes):
         raise RemoteProtocolError("a snapshot with entries that nobody had the right to write")
     last = [entries[each.author][max(each.remnants)].header for each in prefixes if each.remnants]

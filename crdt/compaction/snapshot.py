@@ -239,7 +239,10 @@ class _Body:
                 fork = decode_fork(proof, self._doc_id)
                 self._feeds.setdefault(fork.author, FeedPrefix(fork.author)).fork = fork
             case [4, list(items)]:
-                self.withdrawn += [unpack_entry(item, self._doc_id) for item in items]
+                for place, item in enumerate(items):
+                    if place % _ITEMS_A_TURN == 0:
+                        yield
+                    self.withdrawn.append(unpack_entry(item, self._doc_id))
             case [5, [_, *_] as sessions]:
                 self.shown += read_shown(sessions, self._doc_id)
             case _:

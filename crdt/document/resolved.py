@@ -128,7 +128,8 @@ class Resolved:
 
     def begin_with(self, state: State, tree: SearchTree) -> None:
         """Take what somebody else has resolved, of just what is in the file."""
-        state.erasures = lambda: self._replica.erasures  # of what comes next, too
+        replica = self._replica  # which says more of what comes next
+        state.go_on(replica.has_effect, replica.open_payload, lambda: replica.erasures)
         self._state, self._tree, self.is_stale = state, tree, False
         self._version += 1
 

@@ -135,7 +135,7 @@ class Snapshots:
             yield from self._replica.bringing(arrival, prefixes)
             log = self._replica.log
             check_authors(read, config, log.feeds)  # others may have come meanwhile
-            is_fresh = not log.feeds and log.rights is None
+            is_fresh = not log.feeds
             self._replica.take_prefixes(prefixes, read.withdrawn, now, arrival, read.shown)
         self._history.cuts += 1
         self._feeds.forget()

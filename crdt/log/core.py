@@ -15,6 +15,7 @@ from itertools import chain
 from typing import Final
 
 from lattica.crdt.access.rights import Verdict
+from lattica.crdt.base.turns import Turns, finish
 from lattica.crdt.entries.chain import signed_part
 from lattica.crdt.entries.erasure import Shown, decode_erasure
 from lattica.crdt.entries.fork import ForkProof
@@ -35,6 +36,8 @@ from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.limits.token_bucket import TokenBucket, take
 
 _ABOUT_RIGHTS: Final = (Kind.GRANT, Kind.REVOKE, Kind.FINAL)
+_TURN: Final = 256
+"""Entries."""
 
 
 class Log:
@@ -120,8 +123,9 @@ class Log:
     def with_prefixes(
         self, prefixes: Collection[FeedPrefix], withdrawn: Iterable[Entry]
     ) -> Log | None:
-        """The log of what is here and what a snapshot has put together, in an open document; what
-        waits is not in it. None if a fork cuts off what is here: then it is what is kept.
+        """The log of what is here and what a snapshot has put together, where no right of the one
+        depends on the other: in an open document, or if nothing is here. What waits is not in it.
+        None if a fork cuts off what is here: then it is what is kept.
         """
         nothing = Feed(b"")
         if any(each.cuts(self.feeds.get(each.author, nothing)) for each in prefixes):
@@ -143,6 +147,8 @@ class Log:
             self._remnants_at,
         )
         log.restore(self.feeds.values(), self._dependencies.known)
+        if log.rights is not None:
+            log.restore_rights(self._about_rights())
         return log
 
     def restore_rights(self, entries: Iterable[Entry]) -> None:
@@ -191,6 +197,8 @@ class Log:
             fresh = self._fresh(feed, entries)
             if fresh and self._has_rate(feed, fresh, outcome, now):
                 self._take(feed, fresh, peer, now_ms, outcome)
+                new = self._dependencies.unblocked(outcome.admitted + outcome.tombstones)
+                self._drain([author, *new], now_ms, outcome)
             if any(map(self._dependencies.is_wanted, entries)):
                 self._keep_tombstones(feed, entries, now_ms, outcome)
             self._reconsider(now_ms, outcome)
@@ -227,22 +235,34 @@ class Log:
         are erasures because of which some have no payload; `pruned` has the IDs of those that have
         none because their history has gone.
         """
+        return finish(self.receiving_whole(chains, proofs, withdrawn, now_ms, shown, pruned))
+
+    def receiving_whole(
+        self,
+        chains: Sequence[Sequence[Entry]],
+        proofs: Iterable[ForkProof],
+        withdrawn: Iterable[Entry],
+        now_ms: int,
+        shown: Sequence[Shown] = (),
+        pruned: Collection[bytes] = (),
+    ) -> Turns[Outcome]:
+        """As :meth:`receive_whole`, in turns, for a log that nobody else sees meanwhile."""
         outcome = Outcome()
         with (
             self._payloads.without(pruned),
             self.erasures.offered([*shown, *self._payloads.standing_in(chains)]),
         ):
-            self._receive_whole(chains, proofs, withdrawn, now_ms, outcome)
+            yield from self._receiving_whole(chains, proofs, withdrawn, now_ms, outcome)
         return outcome
 
-    def _receive_whole(
+    def _receiving_whole(
         self,
         chains: Sequence[Sequence[Entry]],
         proofs: Iterable[ForkProof],
         withdrawn: Iterable[Entry],
         now_ms: int,
         outcome: Outcome,
-    ) -> None:
+    ) -> Turns[None]:
         for proof in proofs:
             self._forks.contain(proof, outcome)
         for entry in withdrawn:
@@ -253,16 +273,25 @@ class Log:
                 feed = self.feeds.setdefault(author, Feed(author))
                 feed.note_withdrawn(entry.header.seq)
                 feed.identity = feed.identity or identity_in(entry)
+        self._drain(self._dependencies.unblocked(outcome.tombstones), now_ms, outcome)
         lengths: list[int] | None = None
         # What gives a right may stand in a later chain than what is written by it.
         while lengths != (lengths := [self.length(each[0].header.author) for each in chains]):
             outcome.refusals.clear()
             outcome.waiting = 0
             for entries in chains:
-                feed = self.feeds.get(entries[0].header.author) or Feed(entries[0].header.author)
-                fresh = self._fresh(feed, entries)
-                if fresh:
-                    self._take(feed, fresh, None, now_ms, outcome)
+                author = entries[0].header.author
+                for piece in _pieces(entries):
+                    feed = self.feeds.get(author) or Feed(author)
+                    fresh = self._fresh(feed, piece)
+                    if fresh:
+                        before = len(outcome.admitted)
+                        self._take(feed, fresh, None, now_ms, outcome)
+                        new = self._dependencies.unblocked(outcome.admitted[before:])
+                        self._drain([author, *new], now_ms, outcome)
+                    yield
+                    if self.length(author) <= piece[-1].header.seq:
+                        break  # the rest of it waits for another chain
             self._reconsider(now_ms, outcome)
 
     def advance(self, now_ms: int) -> Outcome:
@@ -443,7 +472,9 @@ class Log:
     def _take(
         self, feed: Feed, entries: list[Entry], peer: object, now_ms: int, outcome: Outcome
     ) -> None:
-        """Admit what follows on the feed; keep what does not, as far as there is room."""
+        """Admit what follows on the feed; keep what does not, as far as there is room. What waited
+        for it is left to the caller.
+        """
         author = feed.author
         left = deque(entries)
         if entries[0].header.seq == len(feed.ids):
@@ -456,11 +487,6 @@ class Log:
                 outcome.refuse(author, seq, "too many entries wait", is_final=False)
                 break
             outcome.waiting += 1
-        self._drain(
-            [author, *self._dependencies.unblocked(outcome.admitted + outcome.tombstones)],
-            now_ms,
-            outcome,
-        )
 
     def _keep_tombstones(
         self, feed: Feed, entries: Sequence[Entry], now_ms: int, outcome: Outcome
@@ -635,3 +661,16 @@ class Log:
             if entry.header.kind == Kind.FINAL and self.rights is not None:
                 outcome.has_other_effects |= self.rights.has_taken_back
         return entries
+
+
+def _pieces(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
+    """A chain in pieces, each of which can be admitted by itself: it ends with an entry that is
+    signed, or is the last.
+    """
+    start = 0
+    for end, entry in enumerate(entries, 1):
+        if end - start >= _TURN and entry.is_signed():
+            yield entries[start:end]
+            start = end
+    if start < len(entries):
+        yield entries[start:]

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import Final
 
+from lattica.crdt.base.turns import Turns
 from lattica.crdt.entries.fork import MAX_PATH, ForkProof, Side
 from lattica.crdt.entries.header import Entry
 from lattica.crdt.entries.remnant import entry_of, size_of
 from lattica.crdt.log.feed import Feed, identity_in
+
+_TURN: Final = 256
+"""Entries."""
 
 
 @dataclass(slots=True)
@@ -102,11 +107,19 @@ class FeedPrefix:
 
 def whole_chains(
     prefixes: Collection[FeedPrefix], doc_id: bytes
-) -> tuple[list[list[Entry]], list[ForkProof]]:
+) -> Turns[tuple[list[list[Entry]], list[ForkProof]]]:
     """The chains, and the proofs of forks."""
-    chains = [
-        [*each.chain(doc_id)] if each.remnants else each.entries for each in prefixes if each.ids
-    ]
+    chains: list[list[Entry]] = []
+    for each in prefixes:
+        if not each.remnants:
+            chains += [each.entries] if each.ids else ()
+            continue
+        entries: list[Entry] = []
+        for entry in each.chain(doc_id):
+            entries.append(entry)
+            if len(entries) % _TURN == 0:
+                yield
+        chains.append(entries)
     return chains, [each.fork for each in prefixes if each.fork is not None]
 
 

@@ -89,14 +89,23 @@ class State:
         erasures: Callable[[], Erasures] | None = None,
     ) -> None:
         self._genesis = genesis
-        self._has_effect = has_effect
-        """Whether an entry may write at a name; None: all may."""
-        self._open_payload = open_payload if genesis.is_sealed else None
-        """What an entry of a sealed document says; see :meth:`Keyring.open`."""
-        self.erasures = erasures
-        """What is erased; None: nothing. Set anew by who goes on with the state."""
+        self.go_on(has_effect, open_payload, erasures)
         self._sequences = Sequences(genesis.doc_id)
         self._clear()
+
+    def go_on(
+        self,
+        has_effect: Callable[[Entry, str], bool] | None,
+        open_payload: Callable[[Entry], bytes | None] | None,
+        erasures: Callable[[], Erasures] | None,
+    ) -> None:
+        """Have others say of what comes next what these say, who have said the same so far."""
+        self._has_effect = has_effect
+        """Whether an entry may write at a name; None: all may."""
+        self._open_payload = open_payload if self._genesis.is_sealed else None
+        """What an entry of a sealed document says; see :meth:`Keyring.open`."""
+        self._erasures = erasures
+        """What is erased; None: nothing."""
 
     def _clear(self) -> None:
         self._registers: dict[str, Cell] = {}
@@ -128,7 +137,7 @@ class State:
     def _take(self, entry: Entry) -> Write | None:
         """As :meth:`apply`; what takes effect."""
         header = entry.header
-        erasures = self.erasures() if self.erasures is not None else None
+        erasures = self._erasures() if self._erasures is not None else None
         if erasures is not None and erasures.erases(header):
             return None
         try:

@@ -15,7 +15,7 @@ from typing import Final
 
 from lattica.crdt.access.appointment import Appointment, encode_appointments
 from lattica.crdt.access.keyring import Keyring
-from lattica.crdt.base.turns import Turns
+from lattica.crdt.base.turns import Turns, finish
 from lattica.crdt.entries.erasure import Shown, erasure_of
 from lattica.crdt.entries.fork import ForkProof
 from lattica.crdt.entries.genesis import Genesis
@@ -301,11 +301,12 @@ class Replica:
 
     def bringing(self, arrival: Arrival, prefixes: Iterable[FeedPrefix]) -> Turns[None]:
         """Write, in turns, what a snapshot has of authors who are not here; nothing of it counts.
+        Where there are rights and entries, it is not known yet what of it they cover.
 
         Raises StoreFullError and StoreError.
         """
-        if self.log.rights is None:
-            feeds = self.log.feeds
+        feeds = self.log.feeds
+        if self.log.rights is None or not feeds:
             yield from arrival.bringing(each for each in prefixes if each.author not in feeds)
 
     def take_prefixes(
@@ -316,8 +317,8 @@ class Replica:
         arrival: Arrival,
         shown: Sequence[Shown] = (),
     ) -> None:
-        """Take what a verified snapshot has. In a document with rights that is what these cover,
-        those that are given and taken back here and there put together.
+        """Take what a verified snapshot has, which its own rights cover. Where there are others
+        here, that is what all of them cover put together.
 
         Raises:
             ContradictionError: an author has other entries there than here, or a fork of his that
@@ -338,13 +339,14 @@ class Replica:
             if fork is not None and (prefix.fork is None or prefix.fork.seq > fork.seq):
                 raise ContradictionError("a snapshot that does not know of a fork")
         log: Log | None = None
-        if self.log.rights is None:
+        if self.log.rights is None or not self.log.feeds:
             arrival.take(prefixes, withdrawn, shown)
             log = self.log.with_prefixes(prefixes, withdrawn)
             if log is not None:
-                self._restore_erasures(log)
+                self._complete(log)
         else:
-            chains, pruned = whole_chains(prefixes, self.genesis.doc_id), pruned_ids(prefixes)
+            chains = finish(whole_chains(prefixes, self.genesis.doc_id))
+            pruned = pruned_ids(prefixes)
             outcome = self.log.receive_whole(*chains, withdrawn, now_ms, shown, pruned)
             outcome.admitted[:] = [each for each in outcome.admitted if each.id not in pruned]
             gaps = [
@@ -407,16 +409,18 @@ class Replica:
 
     def _load(self) -> Log:
         log = load_log(self.genesis, self._database, self._config)
-        self._restore_erasures(log)
-        if self.genesis.is_sealed:
-            self.keyring = load_keyring(log, self._database, self._identity)
+        self._complete(log)
         return log
 
-    def _restore_erasures(self, log: Log) -> None:
-        """Have a log know what is erased, and the payloads go that are still there."""
+    def _complete(self, log: Log) -> None:
+        """Have a log know what is erased, and the payloads go that are still there; and the
+        keyring what the log has.
+        """
         erased = log.restore_erasures(self._database.erasures())
         if erased:
             self._database.erase(erased)
+        if self.genesis.is_sealed:
+            self.keyring = load_keyring(log, self._database, self._identity)
 
     def _current_session(self) -> SessionKey:
         session = self._session
