@@ -274,18 +274,9 @@ class Replica:
             RemoteProtocolError: see there.
             StoreFullError, StoreError: it cannot be kept, and nothing has happened.
         """
-        own = self.author
-        length = self.log.length(own)
-        outcome = self._kept(self.log.receive(entries, peer, now_ms, now, shown))
-        if own and self.log.length(own) > length:
-            # Others have more of this session than it knows: the file is of an earlier day.
-            logger.warning(
-                "peers have entries of this store that it has lost; it goes on as another session "
-                "file=%s",
-                self._database.path,
-            )
-            self._begin_session()
-        return outcome
+        last = entries[-1].header
+        self._leave_what_is_lost([(last.author, last.id)])
+        return self._kept(self.log.receive(entries, peer, now_ms, now, shown))
 
     def receive_fork(self, proof: ForkProof, now_ms: int) -> Outcome:
         """Take a verified proof; see :meth:`Log.receive_fork`. Raises what :meth:`receive` does."""
@@ -325,19 +316,18 @@ class Replica:
                 is proved here is not known there.
             StoreFullError, StoreError: it cannot be kept, and nothing has happened.
         """
-        own, is_behind = self.author, False
         for prefix in prefixes:
             feed = self.log.feeds.get(prefix.author) or Feed(prefix.author)
             shorter = min(len(feed.ids), len(prefix.ids))
             if feed.ids[:shorter] != prefix.ids[:shorter]:
                 raise ContradictionError("a snapshot with other entries of an author than here")
-            if prefix.author == own and len(prefix.ids) > len(feed.ids):
-                is_behind = True
         known = {feed.author: feed.fork for feed in self.log.feeds.values()}
         for prefix in prefixes:
             fork = known.get(prefix.author)
             if fork is not None and (prefix.fork is None or prefix.fork.seq > fork.seq):
                 raise ContradictionError("a snapshot that does not know of a fork")
+        self._leave_what_is_lost([(each.author, each.ids[-1]) for each in prefixes if each.ids])
+        self._leave_what_is_lost([(each.header.author, each.id) for each in withdrawn])
         log: Log | None = None
         if self.log.rights is None or not self.log.feeds:
             arrival.take(prefixes, withdrawn, shown)
@@ -356,8 +346,6 @@ class Replica:
             ]
             self._kept(outcome, gaps)
         self.log = log or self._load()
-        if is_behind:
-            self._begin_session()
 
     def advance(self, now_ms: int) -> Outcome:
         """Admit what was early; see :meth:`Log.advance`. Raises what :meth:`receive` does."""
@@ -438,6 +426,20 @@ class Replica:
         if rights is None or not feed.ids or not office:
             return False
         return rights.ownership.seat_of(feed.author, feed.identity) != office[-1].id
+
+    def _leave_what_is_lost(self, heard: Iterable[tuple[bytes, bytes]]) -> None:
+        """Go on as another session if others have entries of this one, by author and ID, that are
+        not here: the file is of an earlier day. That is to be on disk before they are kept: as soon
+        as they are, nothing says so any more.
+        """
+        own = self.author
+        if any(author == own and not self.log.knows(entry_id) for author, entry_id in heard):
+            logger.warning(
+                "peers have entries of this store that it has lost; it goes on as another session "
+                "file=%s",
+                self._database.path,
+            )
+            self._begin_session()
 
     def _begin_session(self) -> SessionKey:
         session = SessionKey.generate()

@@ -15,11 +15,12 @@ from lattica.crdt.document import Document
 from lattica.crdt.document.check import check_document
 from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.genesis import Genesis
-from lattica.crdt.entries.header import Kind
+from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.log.disk.arrival import Arrival
 from lattica.crdt.log.disk.database import DocumentDatabase
 from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.log.errors import StoreCorruptError, StoreError, StoreFullError, StoreInUseError
+from lattica.crdt.log.prefix import FeedPrefix
 from lattica.nat.base.keys.identity import Identity
 from tests.support.crdt.chains import DOC, START, Writer
 from tests.support.crdt.logs import NOW
@@ -105,17 +106,23 @@ def test_a_copy_writes_with_a_key_of_its_own(path: Path):
     restored.close()
 
 
-def test_a_store_that_was_set_back_notices_when_peers_have_more(path: Path, caplog):
+def set_back(path: Path, *values: tuple[Kind, bytes]) -> tuple[bytes, list[Entry]]:
+    """Have a file be as it was before its session wrote these; all that it had written."""
     replica = Replica(path, DOC, IDENTITY)
     replica.write([VALUE], NOW)
     replica.close()
     snapshot = path.read_bytes()
     replica = Replica(path, DOC, IDENTITY)
-    replica.write([VALUE], NOW)
+    replica.write(values, NOW)
     author = replica.author
     out = list(replica.database.entries(author, 0, 9))
     replica.close()
     path.write_bytes(snapshot)  # as a virtual machine's snapshot does: the inode is the same
+    return author, out
+
+
+def test_a_store_that_was_set_back_notices_when_peers_have_more(path: Path, caplog):
+    author, out = set_back(path, VALUE)
     back = Replica(path, DOC, IDENTITY)
     assert back.author == author
     assert back.receive(out, "peer", NOW, 0.0).admitted == out[2:]
@@ -126,6 +133,55 @@ def test_a_store_that_was_set_back_notices_when_peers_have_more(path: Path, capl
     again = Replica(path, DOC, IDENTITY)
     assert again.author == second
     again.close()
+
+
+class Killed(BaseException):
+    """Nothing of the process comes after it."""
+
+
+def take_chain(replica: Replica, out: list[Entry]) -> None:
+    replica.receive(out, "peer", NOW, 0.0)
+
+
+def take_snapshot(replica: Replica, out: list[Entry]) -> None:
+    ids = [each.id for each in out]
+    prefix = FeedPrefix(out[0].header.author, IDENTITY.public_key.data, ids, entries=out)
+    with replica.arrival() as arrival:
+        replica.take_prefixes([prefix], [], NOW, arrival)
+
+
+@pytest.mark.parametrize(
+    ("of", "name", "take"),
+    [(DocumentDatabase, "keep", take_chain), (Arrival, "take", take_snapshot)],
+)
+def test_a_store_that_was_set_back_is_killed_as_soon_as_it_has_what_it_lost(
+    path: Path, monkeypatch, of, name, take
+):
+    """Or it would go on with its former session, and contradict itself."""
+    author, out = set_back(path, VALUE)
+    keep = getattr(of, name)
+
+    def killed(*args: object) -> None:
+        keep(*args)
+        raise Killed
+
+    back = Replica(path, DOC, IDENTITY)
+    monkeypatch.setattr(of, name, killed)
+    with pytest.raises(Killed):
+        take(back, out)
+    back.close()
+    again = Replica(path, DOC, IDENTITY)
+    assert again.log.length(author) == len(out)
+    assert again.author != author
+    again.close()
+
+
+def test_a_store_that_was_set_back_notices_it_by_what_has_to_wait(path: Path):
+    author, out = set_back(path, VALUE, VALUE)
+    back = Replica(path, DOC, IDENTITY)
+    assert back.receive(out[3:], "peer", NOW, 0.0).waiting == 1
+    assert back.write([VALUE], NOW).admitted[0].header.author != author
+    back.close()
 
 
 def test_whose_clock_is_behind_is_told_so_once(path: Path, caplog):
