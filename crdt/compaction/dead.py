@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 from lattica.crdt.access.keyring import NoReadKeyError
 from lattica.crdt.base.canonical import encode
-from lattica.crdt.entries.header import Entry, Header, Kind
+from lattica.crdt.entries.header import Entry, Header
+from lattica.crdt.entries.remnant import PRUNABLE
 from lattica.crdt.log.clock import milliseconds_of
 from lattica.crdt.types.payloads import (
     ClaimWrite,
@@ -27,8 +27,6 @@ from lattica.crdt.types.payloads import (
     decode_write,
 )
 from lattica.nat.base.errors import RemoteProtocolError
-
-_KINDS: Final = frozenset({Kind.REGISTER, Kind.COUNTER, Kind.SET, Kind.CLAIM})
 
 
 @dataclass(slots=True)
@@ -131,11 +129,11 @@ class Sweep:
 
     def take(self, entry: Entry) -> None:
         """Take the next entry."""
+        if entry.header.kind not in PRUNABLE:
+            return
         if self.is_erased(entry.header):
             if self.may_go(entry):
                 self.drop(entry)
-            return
-        if entry.header.kind not in _KINDS:
             return
         try:
             payload = self.opened(entry)

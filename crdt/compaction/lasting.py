@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
-
-from lattica.crdt.entries.header import Entry, Header, Kind
+from lattica.crdt.entries.header import Entry, Header
+from lattica.crdt.entries.remnant import PRUNABLE
 from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.types.state import State
-
-_KINDS: Final = frozenset({Kind.REGISTER, Kind.COUNTER, Kind.SET, Kind.CLAIM})
-"""Not texts and lists, whose edits may depend on what is not final."""
 
 
 class Lasting:
@@ -33,7 +29,9 @@ class Lasting:
     def takes_effect(self, entry: Entry, name: str) -> bool:
         """Whether an entry does at a name."""
         feed = self._replica.log.feeds[entry.header.author]
-        return entry.header.kind in _KINDS and self._takes_effect(entry.header, feed.identity, name)
+        return entry.header.kind in PRUNABLE and self._takes_effect(
+            entry.header, feed.identity, name
+        )
 
     def is_erased(self, header: Header) -> bool:
         """Whether what an entry says is erased."""

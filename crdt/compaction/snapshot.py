@@ -33,7 +33,7 @@ from lattica.crdt.entries.chain import pack_item, unpack_item
 from lattica.crdt.entries.erasure import Shown, pack_shown, read_shown
 from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.header import Entry, Header, Kind, pack_entry, unpack_entry
-from lattica.crdt.entries.remnant import entry_of, has_signature, split_remnants
+from lattica.crdt.entries.remnant import read_remnant, split_remnants
 from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.keys.strict_ed25519 import SIGNATURE_BYTES
 from lattica.crdt.log.prefix import FeedPrefix, name_authors
@@ -262,9 +262,7 @@ class _Body:
                 for remnant in split_remnants(item):
                     prev = feed.ids[-1] if feed.ids else self._doc_id
                     number = len(feed.ids)
-                    left = entry_of(remnant, self._doc_id, author, number, prev)
-                    if has_signature(remnant) and not left.is_signed():
-                        raise RemoteProtocolError("a remnant that its author has not signed")
+                    left = read_remnant(remnant, self._doc_id, author, number, prev)
                     self._follow(feed, left.header)
                     feed.remnants[number] = remnant
                 continue

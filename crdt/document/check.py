@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lattica.crdt.entries.erasure import Shown
 from lattica.crdt.entries.header import Entry, Kind, check_entry
-from lattica.crdt.entries.remnant import entry_of, has_signature
+from lattica.crdt.entries.remnant import read_remnant
 from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.log.core import Log
 from lattica.crdt.log.disk.database import DocumentDatabase
@@ -151,14 +151,12 @@ def _check_feed(database: DocumentDatabase, feed: Feed, log: Log, report: CheckR
     for seq, remnant in database.remnants(feed.author).items():
         prev = feed.ids[seq - 1] if seq else report.doc_id
         try:
-            left = entry_of(remnant, report.doc_id, feed.author, seq, prev)
+            left = read_remnant(remnant, report.doc_id, feed.author, seq, prev)
         except RemoteProtocolError as error:
             report.note(feed.author, seq, f"{error}")
             continue
         if left.id != feed.ids[seq]:
             report.note(feed.author, seq, "what is left of it does not follow on the one before")
-        if has_signature(remnant) and not left.is_signed():
-            report.note(feed.author, seq, "its author has not signed what is left of it")
     report.entries += present
     report.pruned += len(feed.ids) - present
 

@@ -5,6 +5,11 @@ of entries alone. A remnant is `u64(hlc) ‖ u8(kind) ‖ u32(payload_size) ‖ 
 payload_hash ‖ dependencies`, big-endian: 46 bytes where there are none. Of each 256th entry it has
 the signature, too, which 128 more in the number of dependencies says: so what is left proves that
 an author contradicts himself as the entries did. Those of earlier versions have none.
+
+Only writes go whose effect another one can replace (:data:`PRUNABLE`). What all depend on who judge
+what comes later stays: sessions, rights, what is final, erasures, read keys, edits of texts and
+lists, and what is of a kind that is not known here. So nobody can leave out by a remnant that a
+right was taken back.
 """
 
 from __future__ import annotations
@@ -20,11 +25,14 @@ from lattica.crdt.entries.header import (
     NOT_SIGNED,
     Entry,
     Header,
+    Kind,
     check_header,
 )
 from lattica.crdt.keys.strict_ed25519 import SIGNATURE_BYTES
 from lattica.nat.base.errors import RemoteProtocolError
 
+PRUNABLE: Final = frozenset({Kind.REGISTER, Kind.COUNTER, Kind.SET, Kind.CLAIM})
+"""Kinds of entries of which only remnants may be left."""
 _FIXED: Final = Struct(">QBIB32s")
 _COUNT: Final = 13
 """Where the number of dependencies stands."""
@@ -76,6 +84,20 @@ def entry_of(remnant: bytes, doc_id: bytes, author: bytes, seq: int, prev_id: by
     if not is_landmark(seq):
         raise RemoteProtocolError("a remnant with a signature at a place that has none")
     return Entry(header, remnant[-SIGNATURE_BYTES:], None)
+
+
+def read_remnant(remnant: bytes, doc_id: bytes, author: bytes, seq: int, prev_id: bytes) -> Entry:
+    """As :func:`entry_of`, of a remnant that somebody else has given: that is verified, too.
+
+    Raises:
+        RemoteProtocolError: there is no such entry, or it is not left out, whatever follows.
+    """
+    left = entry_of(remnant, doc_id, author, seq, prev_id)
+    if left.header.kind not in PRUNABLE:
+        raise RemoteProtocolError(f"a remnant of an entry of kind {left.header.kind}, which stays")
+    if has_signature(remnant) and not left.is_signed():
+        raise RemoteProtocolError("a remnant that its author has not signed")
+    return left
 
 
 def has_signature(remnant: bytes) -> bool:

@@ -16,7 +16,7 @@ from lattica.crdt.entries.erasure import Shown, erasure_of
 from lattica.crdt.entries.fork import ForkProof, decode_fork
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import ID_BYTES, Entry, check_entry, decode_header
-from lattica.crdt.entries.remnant import entry_of, split_remnants
+from lattica.crdt.entries.remnant import read_remnant, split_remnants
 from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.log.disk.arrival import STAND_IN_BYTES
 from lattica.crdt.log.erasure.erasures import erasures_in
@@ -191,7 +191,7 @@ def _prefix(
             header = (
                 entry
                 if entry is not None
-                else entry_of(gone[seq], genesis.doc_id, author, seq, prev)
+                else read_remnant(gone[seq], genesis.doc_id, author, seq, prev)
             ).header
         except (KeyError, RemoteProtocolError):
             break

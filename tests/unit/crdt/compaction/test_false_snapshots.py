@@ -1,0 +1,77 @@
+"""Snapshots of documents with owners that are made up, by who may read or may not even that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from lattica.crdt.base.turns import finish
+from lattica.crdt.compaction.snapshot import body_digest, body_parts, first_part
+from lattica.crdt.document import Document
+from lattica.crdt.entries.genesis import Genesis, Mode
+from lattica.crdt.entries.header import Kind
+from lattica.crdt.entries.remnant import remnant_of
+from lattica.crdt.keys.session import SessionKey
+from lattica.crdt.log.prefix import FeedPrefix
+from lattica.crdt.proofs.statement import Statement, heads_fingerprint, sign_statement
+from lattica.errors import RemoteProtocolError
+from lattica.nat.base.keys.identity import Identity
+from tests.support.crdt.documents import Clock, Make, making
+from tests.support.crdt.sync import exchange, exchange_all
+
+OWNER, ANNA, BERT, CARL = (Identity(bytes([number]) * 32) for number in range(1, 5))
+LISTED = Genesis("list", (OWNER.public_key.data,), Mode.ALLOW_LIST)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def make(tmp_path: Path, clock: Clock) -> Iterator[Make]:
+    with making(tmp_path, clock, LISTED) as make:
+        yield make
+
+
+def chains_of(document: Document) -> dict[bytes, FeedPrefix]:
+    """What an honest snapshot has, by author."""
+    history = document._history
+    return {
+        author: finish(history._prefix(author, length))
+        for author, (length, _) in document.heads().items()
+    }
+
+
+def signed(
+    signer: Identity, prefixes: Sequence[FeedPrefix], root: bytes = bytes(32)
+) -> tuple[bytes, ...]:
+    """A snapshot of these chains."""
+    body, session = [*body_parts(prefixes, ())], SessionKey.generate()
+    heads = [(each.author, len(each.ids), each.ids[-1]) for each in prefixes]
+    count = sum(len(each.ids) for each in prefixes)
+    statement = Statement(LISTED.doc_id, heads_fingerprint(heads), root, count, 1)
+    certificate = session.certificate(signer, LISTED.doc_id)
+    return first_part([sign_statement(statement, session, certificate, body_digest(body))]), *body
+
+
+def test_that_a_right_was_taken_back_cannot_be_left_out(make):
+    owner, anna, liar, fresh = (make(each) for each in (OWNER, ANNA, BERT, CARL))
+    for each in (ANNA, BERT):
+        owner.grant(each.peer_id)
+    exchange_all(owner, anna, liar)
+    owner.revoke(ANNA.peer_id)
+    anna.registers["a"] = "later"
+    owner.prune(-1000.0)  # what is final is all that was written up to here
+    exchange(owner, liar)
+    chains = chains_of(liar)
+    chains |= {anna.author: chains_of(anna)[anna.author]}
+    own = chains[owner.author]
+    (revoked,) = (each for each in own.entries if each.header.kind == Kind.REVOKE)
+    own.entries.remove(revoked)
+    own.remnants[revoked.header.seq] = remnant_of(revoked)
+    with pytest.raises(RemoteProtocolError, match="of kind 9, which stays"):
+        fresh.receive_snapshot(signed(BERT, [*chains.values()]), [BERT.peer_id])
+    assert not fresh.heads()
