@@ -14,6 +14,8 @@ from lattica.crdt.base.canonical import decode, encode
 from lattica.nat.base.errors import RemoteProtocolError
 
 _MAX_BYTES: Final = 64 * 1024
+_MAX_ITEM_BYTES: Final = 80
+"""Of two keys with what canonical data have in front of them, and a number."""
 
 
 def encode_finality(last: Last) -> bytes:
@@ -73,8 +75,11 @@ class Finality:
         return max((seq + 1 for seq, entry_id in ends if has(seq, entry_id)), default=0)
 
 
-def in_pieces(last: Iterable[tuple[bytes, int, bytes]]) -> Iterator[Last]:
-    """Last entries, by author, as many at a time as an entry may name."""
+def in_pieces(last: Iterable[tuple[bytes, int, bytes]], room: int) -> Iterator[Last]:
+    """Last entries, by author, as many at a time as an entry may name whose payload has so many
+    bytes at most; at least one.
+    """
     items = sorted(last)
-    for start in range(0, len(items), MAX_SESSIONS):
-        yield tuple(items[start : start + MAX_SESSIONS])
+    most = max(1, min(MAX_SESSIONS, room // _MAX_ITEM_BYTES))
+    for start in range(0, len(items), most):
+        yield tuple(items[start : start + most])

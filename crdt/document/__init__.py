@@ -2,7 +2,7 @@
 what is proved of it, and what peers are given.
 """
 
-from lattica.crdt.document.document import Document, wall_clock_ms
+from lattica.crdt.document.document import Document
 from lattica.crdt.document.governance.owners import Owner, OwnerAppointment
 from lattica.crdt.document.governance.read_keys import SealedKey
 from lattica.crdt.document.governance.rights import Right
@@ -17,5 +17,4 @@ __all__ = [
     "Received",
     "Right",
     "SealedKey",
-    "wall_clock_ms",
 ]

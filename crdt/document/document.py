@@ -34,6 +34,7 @@ from lattica.crdt.entries.fork import ForkProof, decode_fork
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.keys.identities import peer_of
+from lattica.crdt.log.clock import wall_clock_ms
 from lattica.crdt.log.config import LogConfig
 from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.log.errors import StoreError
@@ -46,11 +47,6 @@ from lattica.crdt.types.state import Change, State
 from lattica.nat.base.checks import check_type, with_type
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity, PeerId
-
-
-def wall_clock_ms() -> int:
-    """Milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 class Document:
@@ -81,7 +77,7 @@ class Document:
         replica: Replica | None = None,
     ) -> None:
         self.genesis = genesis
-        self._replica = replica or Replica(path, genesis, identity, config)
+        self._replica = replica or Replica(path, genesis, identity, config, wall)
         self._wall = wall
         self._monotonic = monotonic
         self._history = History(self._replica)
@@ -467,11 +463,11 @@ class Document:
         :meth:`snapshot`.
 
         In a document with owners, what an owner has called final: that it counts, whatever right is
-        taken back later. An owner who prunes says so of everything that is that old; others drop
-        what owners have said it of.
+        taken back later. An owner who prunes says so of everything that is that old, and has been
+        here for that long; others drop what owners have said it of.
 
         Raises:
-            ResourceLimitError: the quota of this owner's session is used up; nothing is dropped.
+            LocalProtocolError: `grace` is no number of seconds, 0 or more.
             StoreFullError, StoreError: it cannot be written; nothing is dropped.
         """
         return finish(self.pruning(grace))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Final
@@ -33,6 +34,7 @@ from lattica.nat.base.checks import check_count, check_several, check_type
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.peer_id import PeerId
 
+_GRACE: Final = "a number of seconds, 0 or more"
 _PARTS: Final = "the parts of a snapshot, each bytes"
 
 
@@ -73,7 +75,9 @@ class Snapshots:
 
     def pruning(self, grace: float = 7 * 86_400) -> Turns[int]:
         """As :meth:`Document.pruning`."""
-        check_type("grace", grace, Real, "a number of seconds")
+        check_type("grace", grace, Real, _GRACE)
+        if isinstance(grace, bool) or not 0 <= grace < math.inf:
+            raise LocalProtocolError(f"grace: {_GRACE}, not {grace!r}")
         before = self._wall() - int(grace * 1000)
         if self._replica.log.rights is not None:
             yield from self._finality.declaring(before)

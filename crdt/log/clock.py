@@ -6,9 +6,15 @@ counter that carries into them.
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 _COUNTER_BITS: Final = 16
+
+
+def wall_clock_ms() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
 
 
 def hlc_at(milliseconds: int) -> int:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 from lattica.crdt.access.finality import encode_finality, in_pieces
 from lattica.crdt.base.turns import Turns
 from lattica.crdt.document.governance.writer import Writer
-from lattica.crdt.entries.header import MAX_HLC, Kind
+from lattica.crdt.entries.header import Kind
 from lattica.crdt.log.feed import Feed
+from lattica.nat.base.errors import LocalProtocolError, ResourceLimitError
+
+logger = logging.getLogger(__name__)
 
 
 class DocumentFinality:
@@ -18,28 +22,42 @@ class DocumentFinality:
         self._writer = writer
 
     def declaring(self, before_ms: int) -> Turns[None]:
-        """Say as an owner, in turns, that what was written before a time counts for good, whatever
-        right is taken back later. Who is none, or frozen, says nothing.
+        """Say as an owner, in turns, that what was written before a time, and had come here by
+        then, counts for good, whatever right is taken back later. Who is none, or frozen, says
+        nothing.
         """
-        self._writer.take_office()
-        if not self._writer.is_owner:
+        writer = self._writer
+        writer.take_office()
+        if not writer.is_owner:
             return
-        before = max(0, min(before_ms << 16, MAX_HLC))
-        last: list[tuple[bytes, int, bytes]] = []
-        for feed in [*self._writer.replica.log.feeds.values()]:
-            last += self._last(feed, before)
+        feeds = writer.replica.log.feeds
+        found: list[tuple[bytes, int, bytes]] = []
+        for feed in [*feeds.values()]:
+            found += self._last(feed, max(0, before_ms))
             yield
-        if last and self._writer.is_owner:
-            self._writer.write([(Kind.FINAL, encode_finality(piece)) for piece in in_pieces(last)])
+        # Rights may have been taken back meanwhile.
+        feeds = writer.replica.log.feeds
+        last = [each for each in found if each[0] in feeds and feeds[each[0]].has(*each[1:])]
+        if not last or not writer.is_owner:
+            return
+        pieces = in_pieces(last, writer.replica.genesis.payload_room)
+        try:
+            writer.write([(Kind.FINAL, encode_finality(piece)) for piece in pieces])
+        except (LocalProtocolError, ResourceLimitError) as error:
+            path = writer.replica.database.path
+            logger.warning("nothing more can be called final: %s file=%s", error, path)
 
-    def _last(self, feed: Feed, hlc: int) -> Iterator[tuple[bytes, int, bytes]]:
-        """The last of a session's entries of before a hybrid time that its author has signed by
-        itself, if that is not final yet.
+    def _last(self, feed: Feed, before_ms: int) -> Iterator[tuple[bytes, int, bytes]]:
+        """The last of a session's entries of before a time that its author has signed by itself, if
+        that is not final yet and is not only what was said of this: there would be no end to it.
         """
         rights = self._writer.rights
-        for entry in self._writer.replica.database.entries_before(feed.author, hlc):
+        last: list[tuple[bytes, int, bytes]] = []
+        for entry in self._writer.replica.database.entries_before(feed.author, before_ms):
             if rights.is_final(entry.header):
                 return
-            if entry.is_signed():
-                yield feed.author, entry.header.seq, entry.id
+            if not last and entry.is_signed():
+                last.append((feed.author, entry.header.seq, entry.id))
+            if last and entry.header.kind != Kind.FINAL:
+                yield from last
                 return

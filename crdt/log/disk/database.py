@@ -23,11 +23,20 @@ from typing import Final
 from lattica.crdt.entries.erasure import Shown
 from lattica.crdt.entries.fork import ForkProof, decode_fork
 from lattica.crdt.entries.genesis import Genesis, decode_genesis
-from lattica.crdt.entries.header import ID_BYTES, ID_CONTEXT, Entry, Kind, decode_header
+from lattica.crdt.entries.header import (
+    ID_BYTES,
+    ID_CONTEXT,
+    MAX_HLC,
+    Entry,
+    Kind,
+    decode_header,
+)
 from lattica.crdt.entries.remnant import remnant_of, size_of, split_remnants
 from lattica.crdt.keys.session import SessionKey
+from lattica.crdt.log.clock import hlc_at, wall_clock_ms
 from lattica.crdt.log.disk.arrival import ARRIVED, STAND_IN_BYTES, Arrival, drop, left_over, runs
 from lattica.crdt.log.disk.schema import (
+    ARRIVAL,
     ERASURES,
     FORMER,
     INSERT,
@@ -64,9 +73,12 @@ class DocumentDatabase:
         StoreError: it cannot be opened, or is of another document or of a later version.
     """
 
-    def __init__(self, path: Path, genesis: Genesis) -> None:
+    def __init__(
+        self, path: Path, genesis: Genesis, wall: Callable[[], int] = wall_clock_ms
+    ) -> None:
         self.path = path
         self._genesis = genesis
+        self._wall = wall
         self._numbers: dict[bytes, int] = {}
         self._has_to_wipe = False
         """Whether the journal still has what was erased."""
@@ -103,6 +115,7 @@ class DocumentDatabase:
             elif version in FORMER:
                 if version == 2:
                     db.execute(ERASURES)
+                db.execute(ARRIVAL)
                 db.execute(f"PRAGMA user_version={VERSION}")
             elif version != VERSION:
                 raise StoreError(f"{self.path} is of version {version}, which is not known here")
@@ -205,14 +218,14 @@ class DocumentDatabase:
             (number, since, until),
         )
 
-    def entries_before(self, author: bytes, hlc: int) -> Iterator[Entry]:
-        """Admitted entries of an author of before a hybrid time, the last first. They are read as
-        they are asked for.
+    def entries_before(self, author: bytes, ms: int) -> Iterator[Entry]:
+        """Admitted entries of an author of before a time, in milliseconds since 1970, which had
+        come here before that time, too; the last first. They are read as they are asked for.
         """
         number = self._numbers.get(author, -1)
         yield from self._select(
-            "WHERE author = ? AND hlc < ? AND is_admitted ORDER BY seq DESC",
-            (number, hlc.to_bytes(8, "big")),
+            "WHERE author = ? AND hlc < ? AND came < ? AND is_admitted ORDER BY seq DESC",
+            (number, min(hlc_at(ms), MAX_HLC).to_bytes(8, "big"), ms),
         )
 
     def all_entries(self) -> Iterator[Entry]:
@@ -569,6 +582,7 @@ class DocumentDatabase:
 
     def insert(self, entries: Iterable[Entry], number: int, *, is_admitted: bool) -> None:
         """Keep entries of the author with this number; in a transaction."""
+        now = self._wall()
         self._db.executemany(
             INSERT,
             [
@@ -583,6 +597,7 @@ class DocumentDatabase:
                     each.header.hlc.to_bytes(8, "big"),
                     each.header.size,
                     is_admitted,
+                    now,
                 )
                 for each in entries
             ],

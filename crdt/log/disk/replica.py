@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from lattica.crdt.entries.fork import ForkProof
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import MAX_HLC, Entry, Kind
 from lattica.crdt.keys.session import SessionCertificate, SessionKey
-from lattica.crdt.log.clock import milliseconds_of
+from lattica.crdt.log.clock import milliseconds_of, wall_clock_ms
 from lattica.crdt.log.config import LogConfig
 from lattica.crdt.log.core import Log
 from lattica.crdt.log.disk.arrival import Arrival
@@ -51,6 +51,7 @@ class Replica:
         path: the file; see :class:`DocumentDatabase`, which says what is raised.
         genesis: the document.
         identity: whose entries are written here.
+        wall: milliseconds since 1970: when entries come here.
     """
 
     def __init__(
@@ -59,10 +60,12 @@ class Replica:
         genesis: Genesis,
         identity: Identity,
         config: LogConfig | None = None,
+        wall: Callable[[], int] = wall_clock_ms,
     ) -> None:
         self.genesis = genesis
         self._identity = identity
         self._config = config
+        self._wall = wall
         self.keyring: Keyring | None = None
         """Of a sealed document: what can be read here."""
         self.capability = b""
@@ -100,7 +103,7 @@ class Replica:
         logger.warning("%s moved_to=%s entries_saved=%d", damage, aside, found.count)
 
     def _open(self, path: Path) -> None:
-        self._database = DocumentDatabase(path, self.genesis)
+        self._database = DocumentDatabase(path, self.genesis, self._wall)
         try:
             self.log = self._load()
             self._session = self._database.session()

@@ -16,11 +16,13 @@ from lattica.crdt.log.errors import (
 )
 from lattica.nat.base.errors import RemoteProtocolError
 
-VERSION: Final = 5
+VERSION: Final = 6
 """Of the form; a file of a later one is refused."""
-FORMER: Final = (2, 3, 4)
+FORMER: Final = (2, 3, 4, 5)
 """Those that are brought to it. Up to 3 no remnant has a signature; up to 4 nothing of documents
-with owners is pruned."""
+with owners is pruned; up to 5 it is not known when entries came here."""
+ARRIVAL: Final = "ALTER TABLE entry ADD COLUMN came INTEGER NOT NULL DEFAULT 0"
+"""Milliseconds since 1970, by the clock here."""
 ERASURES: Final = """
 CREATE TABLE erasure (
     id BLOB PRIMARY KEY, header BLOB NOT NULL, signature BLOB NOT NULL, payload BLOB NOT NULL,
@@ -36,7 +38,8 @@ CREATE TABLE author (
 CREATE TABLE entry (
     author INTEGER NOT NULL, seq INTEGER NOT NULL, id BLOB NOT NULL, header BLOB NOT NULL,
     signature BLOB NOT NULL, payload BLOB, hlc BLOB NOT NULL, size INTEGER NOT NULL,
-    is_admitted INTEGER NOT NULL, PRIMARY KEY (author, seq, id)) WITHOUT ROWID;
+    is_admitted INTEGER NOT NULL, came INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (author, seq, id)) WITHOUT ROWID;
 CREATE TABLE pruned (
     author INTEGER NOT NULL, seq INTEGER NOT NULL, ids BLOB NOT NULL, remnants BLOB NOT NULL,
     size INTEGER NOT NULL, PRIMARY KEY (author, seq)) WITHOUT ROWID;
@@ -46,7 +49,7 @@ CREATE TABLE pruned (
 """In `pruned` are runs of entries that are gone: from a sequence number on their IDs, what is left
 of their headers, and their bytes."""
 INSERT: Final = (
-    "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
+    "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
     # Withdrawn once, and admitted again.
     "ON CONFLICT DO UPDATE SET is_admitted = max(is_admitted, excluded.is_admitted), signature = "
     # With which it is admitted now: that may be its own, where the other was not.

@@ -131,7 +131,7 @@ while True:
                 os.kill(os.getpid(), signal.SIGKILL)
         document._replica.database._db.set_trace_callback(trace)
         if what == "prune":
-            document.prune(-1000.0)
+            document.prune(0)
         elif what == "erase":
             document.erase(former)
         elif what == "receive":

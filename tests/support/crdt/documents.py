@@ -45,9 +45,12 @@ def making(folder: Path, clock: Clock, default: Genesis = DOC) -> Iterator[Make]
     with ExitStack() as stack:
 
         def document(
-            identity: Identity, genesis: Genesis = default, path: Path | None = None
+            identity: Identity,
+            genesis: Genesis = default,
+            path: Path | None = None,
+            wall: Callable[[], int] = clock,
         ) -> Document:
             path = path or folder / f"{next(numbers)}.sqlite3"
-            return stack.enter_context(Document(path, genesis, identity, wall=clock))
+            return stack.enter_context(Document(path, genesis, identity, wall=wall))
 
         yield document

@@ -14,13 +14,14 @@ from lattica.crdt.document.check import MAX_PROBLEMS, check_document, problems_o
 from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.log.errors import StoreCorruptError, StoreError, StoreInUseError
 from lattica.nat.base.keys.identity import Identity
-from tests.support.crdt.chains import DOC, START, Writer
+from tests.support.crdt.chains import DOC, Writer
+from tests.support.crdt.documents import Clock
 
 OWNER = Identity(bytes(32))
 
 
 def opened(path: Path) -> Document:
-    return Document(path, DOC, OWNER, wall=lambda: START + 1_000_000)
+    return Document(path, DOC, OWNER, wall=Clock())
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def path(tmp_path: Path) -> Path:
         for number in range(6):
             document.registers["a"] = number
         document.text("t").append("text")
-        document.prune(-1000.0)
+        document.prune(0)
         for chain in (liar.chain(5), liar.chain(4, "other"), honest.chain(7)):
             document.receive(encode_chain(chain, with_prev=True), "peer")
     return path

@@ -265,7 +265,7 @@ def test_no_room_at_any_commit_loses_nothing_and_it_goes_on_when_there_is_some(t
     for room in (4_096, 9_000, 20_000, 40_001, 60_000):
         path = tmp_path / f"{room}"
         shutil.copy(base, path)
-        document = Document(path, DOC, IDENTITY, wall=lambda: NOW)
+        document = Document(path, DOC, IDENTITY, wall=lambda: NOW + 1)
         done = []
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
         try:
@@ -278,7 +278,7 @@ def test_no_room_at_any_commit_loses_nothing_and_it_goes_on_when_there_is_some(t
                             piece = encode_chain(chain[6 * number :][:6], with_prev=True)
                             document.receive(piece, "peer")
                         case _:
-                            document.prune(-1000.0)
+                            document.prune(0)
                     done.append(number)
                 except StoreError:
                     refused += 1
@@ -287,7 +287,7 @@ def test_no_room_at_any_commit_loses_nothing_and_it_goes_on_when_there_is_some(t
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         document.registers["room"] = True
         document.receive(encode_chain(chain, with_prev=True), "peer")
-        document.prune(-1000.0)
+        document.prune(0)
         root = document.root
         document.close()
         assert not check_document(path).problem_count
