@@ -27,8 +27,8 @@ RESULTS = pytest.mark.parametrize(
     [(EQUAL, 0.8, 1.0), (MARKED, 0.0, 0.4)],
     ids=["equal", "marked"],
 )
-"""How much of the first has arrived, of all of it, when the second one is over: a small share goes out
-in any case (0.17), and more where the second one's task has to wait for the processor."""
+"""How much of the first has arrived, of all of it, when the second one is over: a small share goes
+out in any case (0.17), and more where the second one's task has to wait for the processor."""
 
 
 @RESULTS
