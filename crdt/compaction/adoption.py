@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from heapq import merge
 from itertools import chain, islice
 from typing import Final
 
+from lattica.crdt.access.finality import Finality, decode_finality
 from lattica.crdt.access.keyring import Keyring
 from lattica.crdt.base.turns import Turns
 from lattica.crdt.compaction.history import collect
 from lattica.crdt.compaction.snapshot import Snapshot
 from lattica.crdt.entries.genesis import Genesis, Mode
-from lattica.crdt.entries.header import Entry
+from lattica.crdt.entries.header import Entry, Kind
+from lattica.crdt.entries.remnant import has_signature
+from lattica.crdt.log.authority import ownership_by
 from lattica.crdt.log.clock import milliseconds_of
 from lattica.crdt.log.config import LogConfig
 from lattica.crdt.log.core import Log
 from lattica.crdt.log.erasure.erasures import Erasures, erasures_in
+from lattica.crdt.log.feed import Feed
 from lattica.crdt.log.prefix import pruned_ids, whole_chains
 from lattica.crdt.tree.search_tree import SearchTree
 from lattica.crdt.types.state import State
@@ -41,6 +46,30 @@ def leave_out_unfounded(read: Snapshot, genesis: Genesis) -> None:
     ]
 
 
+def is_news(
+    read: Snapshot, log: Log, gone: Callable[[bytes], Mapping[int, tuple[bytes, bytes]]]
+) -> Turns[bool]:
+    """Whether a snapshot has anything that is not here: an entry, be only what is left of it here,
+    a fork, or the signature of what is left. Whoever may give one may do so again and again: what
+    brings nothing is to cost little. `gone` has by number what is left of an author's entries here,
+    with their IDs.
+    """
+    if not all(log.knows(each.id) for each in read.withdrawn):
+        return True
+    for prefix in read.feeds.values():
+        feed = log.feeds.get(prefix.author) or Feed(prefix.author)
+        if prefix.fork != feed.fork or prefix.ids != feed.ids[: len(prefix.ids)]:
+            return True
+        left = gone(prefix.author)
+        if any(each.header.seq in left for each in prefix.entries):
+            return True
+        for seq, remnant in prefix.remnants.items():
+            if has_signature(remnant) and seq in left and not has_signature(left[seq][1]):
+                return True  # earlier versions have left none
+        yield
+    return False
+
+
 def check_authors(read: Snapshot, config: LogConfig, known: Mapping[bytes, object]) -> None:
     """Raises RemoteProtocolError for more authors than are taken here; `known` are here."""
     authors = read.feeds.keys() | {entry.header.author for entry in read.withdrawn}
@@ -61,6 +90,31 @@ def check_limits(read: Snapshot, genesis: Genesis, config: LogConfig, now_ms: in
             raise RemoteProtocolError("a snapshot with more of an author than he may write")
         if feed.entries and milliseconds_of(feed.entries[-1].header.hlc) > future:
             raise RemoteProtocolError("a snapshot from the future")
+
+
+def check_final(read: Snapshot, genesis: Genesis) -> None:
+    """Raises RemoteProtocolError for entries that were left out of a document with owners where
+    none of them has called them final, which may have been any number; unless an owner is proved to
+    have contradicted himself, so that what he has called that may not count any more. Whether what
+    owners say has an effect is not asked yet.
+    """
+    if genesis.mode is Mode.OPEN or not any(each.remnants for each in read.feeds.values()):
+        return
+    ownership = ownership_by(genesis, read.feeds.values())
+    finality = Finality()
+    for feed in read.feeds.values():
+        if not ownership.was_owner(feed.identity):
+            continue
+        if feed.fork is not None:
+            return
+        for entry in feed.entries:
+            if entry.header.kind == Kind.FINAL and entry.payload is not None:
+                with suppress(RemoteProtocolError):  # then it is without effect
+                    finality.learn(entry.id, decode_finality(entry.payload))
+    for feed in read.feeds.values():
+        last = max(feed.remnants, default=0)
+        if last and not finality.covers(feed.author, last, feed.ids[last]):
+            raise RemoteProtocolError("a snapshot without entries that no owner has called final")
 
 
 def replay(

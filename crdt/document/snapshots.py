@@ -10,7 +10,9 @@ from typing import Final
 from lattica.crdt.base.turns import Turns, finish
 from lattica.crdt.compaction.adoption import (
     check_authors,
+    check_final,
     check_limits,
+    is_news,
     leave_out_unfounded,
     replay,
 )
@@ -26,7 +28,7 @@ from lattica.crdt.document.governance.finality import DocumentFinality
 from lattica.crdt.document.resolved import Resolved
 from lattica.crdt.document.statements import Statements
 from lattica.crdt.keys.identities import identity_key
-from lattica.crdt.log.authority import owners_by
+from lattica.crdt.log.authority import ownership_by
 from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.log.prefix import FeedPrefix
 from lattica.crdt.proofs.statement import SignedStatement
@@ -124,15 +126,18 @@ class Snapshots:
         """
         rights = self._replica.log.rights
         here = rights.ownership.owners if rights is not None else frozenset[bytes]()
-        return here | owners_by(self._replica.genesis, feeds.values())
+        return here | ownership_by(self._replica.genesis, feeds.values()).owners
 
     def adopting(self, read: Snapshot) -> Turns[None]:
         """As :meth:`Document.adopting`."""
         genesis, identity = self._replica.genesis, self._replica.identity
         now, config = self._wall(), self._replica.log.config
         leave_out_unfounded(read, genesis)
+        if not (yield from is_news(read, self._replica.log, self._replica.database.gone)):
+            return
         check_authors(read, config, self._replica.log.feeds)
         check_limits(read, genesis, config, now)
+        check_final(read, genesis)
         state, tree = yield from replay(read, genesis, identity, config, now)
         prefixes = list(read.feeds.values())
         with self._replica.arrival() as arrival:

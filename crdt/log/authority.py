@@ -163,10 +163,10 @@ class Authority:
         return decode_certificate(entry.payload or b"", header.doc_id, header.author)
 
 
-def owners_by(genesis: Genesis, prefixes: Iterable[FeedPrefix]) -> frozenset[bytes]:
+def ownership_by(genesis: Genesis, prefixes: Iterable[FeedPrefix]) -> Ownership:
     """Who owns a document by verified chains, and forks that are proved with them."""
     if not genesis.can_be_recovered:
-        return frozenset(genesis.owners)
+        return Ownership(genesis)
     feeds: dict[bytes, Feed] = {}
     first: list[Entry] = []
     for prefix in prefixes:
@@ -174,4 +174,4 @@ def owners_by(genesis: Genesis, prefixes: Iterable[FeedPrefix]) -> frozenset[byt
         first += prefix.entries[:1]
     authority = Authority(genesis, feeds)
     authority.restore(first)
-    return frozenset() if authority.rights is None else authority.rights.ownership.owners
+    return Ownership(genesis) if authority.rights is None else authority.rights.ownership

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from lattica.crdt.access.finality import encode_finality
 from lattica.crdt.base.turns import finish
 from lattica.crdt.compaction.snapshot import body_digest, body_parts, first_part
-from lattica.crdt.document import Document
+from lattica.crdt.document import Document, snapshots
+from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.genesis import Genesis, Mode
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.entries.remnant import remnant_of
@@ -18,6 +20,7 @@ from lattica.crdt.log.prefix import FeedPrefix
 from lattica.crdt.proofs.statement import Statement, heads_fingerprint, sign_statement
 from lattica.errors import RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
+from tests.support.crdt.chains import DOC
 from tests.support.crdt.documents import Clock, Make, making
 from tests.support.crdt.sync import exchange, exchange_all
 
@@ -46,14 +49,17 @@ def chains_of(document: Document) -> dict[bytes, FeedPrefix]:
 
 
 def signed(
-    signer: Identity, prefixes: Sequence[FeedPrefix], root: bytes = bytes(32)
+    signer: Identity,
+    prefixes: Sequence[FeedPrefix],
+    root: bytes = bytes(32),
+    genesis: Genesis = LISTED,
 ) -> tuple[bytes, ...]:
     """A snapshot of these chains."""
     body, session = [*body_parts(prefixes, ())], SessionKey.generate()
     heads = [(each.author, len(each.ids), each.ids[-1]) for each in prefixes]
     count = sum(len(each.ids) for each in prefixes)
-    statement = Statement(LISTED.doc_id, heads_fingerprint(heads), root, count, 1)
-    certificate = session.certificate(signer, LISTED.doc_id)
+    statement = Statement(genesis.doc_id, heads_fingerprint(heads), root, count, 1)
+    certificate = session.certificate(signer, genesis.doc_id)
     return first_part([sign_statement(statement, session, certificate, body_digest(body))]), *body
 
 
@@ -75,3 +81,53 @@ def test_that_a_right_was_taken_back_cannot_be_left_out(make):
     with pytest.raises(RemoteProtocolError, match="of kind 9, which stays"):
         fresh.receive_snapshot(signed(BERT, [*chains.values()]), [BERT.peer_id])
     assert not fresh.heads()
+
+
+def test_what_no_owner_has_called_final_is_refused_before_any_of_it_is_admitted(make, monkeypatch):
+    owner, anna, liar = (make(each) for each in (OWNER, ANNA, BERT))
+    for each in (ANNA, BERT):
+        owner.grant(each.peer_id)
+    exchange_all(owner, anna, liar)
+    for number in range(4):
+        anna.registers["a"] = number
+    # What others call final is not.
+    last = anna.author, 3, anna.heads()[anna.author][1]
+    liar._resolve(liar._replica.write([(Kind.FINAL, encode_finality((last,)))], liar.now_ms))
+    exchange(anna, liar)
+    chains = chains_of(liar)
+    chain = chains[anna.author]
+    for entry in chain.entries[1:3]:
+        chain.entries.remove(entry)
+        chain.remnants[entry.header.seq] = remnant_of(entry)
+    parts = signed(BERT, [*chains.values()])
+
+    def fail(*args: object) -> None:
+        raise AssertionError("it is admitted, and then refused")
+
+    monkeypatch.setattr(snapshots, "replay", fail)
+    with pytest.raises(RemoteProtocolError, match="no owner has called final"):
+        owner.receive_snapshot(parts, [BERT.peer_id])
+
+
+@pytest.mark.parametrize("genesis", [LISTED, DOC])
+def test_what_brings_nothing_leaves_all_as_it_is(make, genesis):
+    """Anybody may make one of nothing at all, and send it again and again."""
+    owner, anna = make(OWNER, genesis), make(ANNA, genesis)
+    owner.registers["b"] = 1
+    if genesis is LISTED:
+        owner.grant(ANNA.peer_id)
+    exchange_all(owner, anna)
+    for number in range(3):
+        anna.registers["a"] = number
+    chain = list(anna._replica.database.entries(anna.author, 0, 4))
+    owner.receive(encode_chain(chain[3:], with_prev=True), "peer")  # waits for those before it
+    root, log, part = owner.root, owner._replica.log, chains_of(owner)[owner.author].up_to(2)
+    assert root != anna.root
+    part.end_vouched()
+    for given in ([], [part], [*chains_of(owner).values()]):
+        parts = signed(CARL, given, owner.root, genesis)
+        owner.receive_snapshot(parts, [CARL.peer_id])
+        assert owner._replica.log is log
+        assert not owner._resolved.is_stale
+    owner.receive(encode_chain(chain[:3], with_prev=True), "peer")
+    assert owner.root == anna.root
