@@ -23,6 +23,7 @@ from lattica.crdt.document.governance.finality import DocumentFinality
 from lattica.crdt.document.governance.owners import DocumentOwners, Owner, OwnerAppointment
 from lattica.crdt.document.governance.read_keys import ReadKeys, SealedKey
 from lattica.crdt.document.governance.rights import DocumentRights, Right
+from lattica.crdt.document.governance.unpruned import why_not_pruned
 from lattica.crdt.document.governance.writer import Writer
 from lattica.crdt.document.listing import LogEntry, listed
 from lattica.crdt.document.received import Received
@@ -477,6 +478,10 @@ class Document:
         stays dropped; the state is the same at any time.
         """
         return self._snapshots.pruning(grace)
+
+    def why_not_pruned(self) -> str:
+        """Why :meth:`prune` has dropped nothing, as far as that is known here."""
+        return why_not_pruned(self._writer, self._resolved)
 
     def snapshot(self, others: Sequence[SignedStatement] = ()) -> tuple[bytes, ...]:
         """What another replica can begin with: parts of at most 1 MiB, signed by this store. With

@@ -54,8 +54,8 @@ def _refuse(what: str) -> None:
 
     raise LocalProtocolError(
         f"{what} not for the documents of the `lattica node` that runs here, which has their key "
-        "and files: end it first; create, list, set, log, erase, and get and watch of registers, "
-        "are done by it if they name no peers (it is connected to them itself)"
+        "and files: end it first; create, list, set, log, erase, prune, and get and watch of "
+        "registers, are done by it if they name no peers (it is connected to them itself)"
     )
 
 
@@ -133,6 +133,15 @@ def erase_by(client: NodeClient, document: str, entries: Sequence[str], wait: fl
     """Have the node erase entries; its peers hear of it by itself. How many were not before."""
     with by_daemon(client):
         return client.crdt_erase(_existing(client, document, wait), entries)
+
+
+def prune_by(client: NodeClient, document: str, grace: float, wait: float) -> tuple[int, str]:
+    """Have the node drop what is not needed; its peers hear by itself what it calls final. How many
+    entries went; if none, why.
+    """
+    with by_daemon(client):
+        reply = client.crdt_prune(_existing(client, document, wait), grace)
+        return reply.pruned, reply.why
 
 
 def watch_by(client: NodeClient, document: str, prefix: str, wait: float, as_json: bool) -> None:

@@ -1,9 +1,9 @@
-"""`lattica crdt` and `create`, `list`, `open`, `get`, `set`, `watch`, `log`, `erase`."""
+"""`lattica crdt` and `create`, `list`, `open`, `get`, `set`, `watch`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,10 +12,8 @@ import typer
 
 from lattica.cli.crdt.by_node import (
     create_by,
-    erase_by,
     get_by,
     list_by,
-    log_by,
     node_for,
     only_alone,
     set_by,
@@ -34,7 +32,7 @@ from lattica.cli.crdt.opening import (
 )
 from lattica.cli.crdt.owners import owner_json
 from lattica.cli.crdt.place_kind import PlaceKind
-from lattica.cli.crdt.proofs import clock_time, readable
+from lattica.cli.crdt.proofs import readable
 from lattica.cli.shared.common import run
 from lattica.cli.shared.event_json import ready_object
 from lattica.cli.shared.options import (
@@ -49,7 +47,6 @@ from lattica.nat.base.printable import json_text
 
 if TYPE_CHECKING:
     from lattica.config import NodeConfig
-    from lattica.crdt.document import LogEntry
     from lattica.crdt.store.changes import DocumentChange
     from lattica.crdt.store.shared_document import SharedDocument
 
@@ -70,8 +67,6 @@ def register(group: typer.Typer) -> None:
     group.command("get")(get_command)
     group.command("set")(set_command)
     group.command("watch")(watch_command)
-    group.command("log")(log_command)
-    group.command("erase")(erase_command)
 
 
 def create_command(
@@ -285,91 +280,6 @@ def set_command(
     )
     if as_json:
         say_json({"name": name, "peers": [str(peer) for peer in peers]})
-
-
-def log_command(
-    ctx: typer.Context, document: DocumentArgument, as_json: JsonOption = False
-) -> None:
-    """Print a document's entries as they are here: when, who, the beginning of the ID (which
-    `erase` takes), what.
-    """
-
-    config = offline(ctx)
-    daemon = node_for(ctx, config)
-    if daemon is not None:
-        _say_log(log_by(daemon, document), as_json)
-        return
-    with_document(config, document, lambda opened: _say_log(opened.entries(), as_json))
-
-
-def erase_command(
-    ctx: typer.Context,
-    document: DocumentArgument,
-    entries: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="ENTRY...", help="IDs as `log` prints them: the first 8 digits or more."
-        ),
-    ],
-    wait: WaitOption = WAIT,
-    connect: ConnectOption = None,
-    relay: RelayOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Erase what entries say, here and at all peers, for good.
-
-    That they were written, by whom and when, stays. Who has written an entry erases it, or an owner
-    of the document. What still counts is written over first: `set` another value, or --delete it,
-    and then erase the entry that had the old one. Texts and lists cannot be erased from.
-
-    Peers erase it as soon as they hear of it. A peer that is never heard of again, a copy of a
-    file, a backup, or what somebody has written down, is out of reach.
-
-    Ends with 1 if nothing is erased, or peers are named and none of them has heard of it within
-    --wait.
-    """
-    config = online(ctx, None, connect, relay)
-    daemon = node_for(ctx, config, connect, relay)
-    erased: list[int] = []
-    peers: tuple[object, ...] = ()
-    if daemon is not None:
-        erased.append(erase_by(daemon, document, entries, wait))
-    else:
-        peers = with_document(
-            config,
-            document,
-            lambda opened: erased.append(opened.erase(*entries)),
-            wait=wait,
-            before=True,
-            after=True,
-        )
-    if as_json:
-        say_json({"erased": sum(erased), "peers": [str(peer) for peer in peers]})
-    else:
-        say(f"{sum(erased)} erased")
-
-
-def _say_log(entries: Iterable[LogEntry], as_json: bool) -> None:
-    for each in entries:
-        if as_json:
-            say_json(
-                {
-                    "milliseconds": each.milliseconds,
-                    "peer": str(each.peer),
-                    "session": each.author.hex(),
-                    "seq": each.seq,
-                    "entry": each.id.hex(),
-                    "kind": each.kind,
-                    "name": each.name,
-                    "bytes": each.size,
-                    "erased": each.is_erased,
-                }
-            )
-        else:
-            name = "" if each.name is None else f" {json.dumps(each.name)}"
-            what = f"{each.kind}{' erased' if each.is_erased else name}"
-            who = f"{clock_time(each.milliseconds)} {each.peer} #{each.seq}"
-            say(f"{who} {each.id.hex()[:16]} {what}")
 
 
 # Running.

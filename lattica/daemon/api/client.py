@@ -511,6 +511,15 @@ class NodeClient(Closable):
         request = pb.CrdtEraseRequest(document=document, entries=entries)
         return int(self._call("crdt_erase", request, timeout).erased)
 
+    def crdt_prune(
+        self, document: str, grace: float = 7 * 86_400, *, timeout: float | None = None
+    ) -> pb.CrdtPruneReply:
+        """Have it drop entries that are not needed and older than so many seconds; how many, and if
+        none, why.
+        """
+        request = pb.CrdtPruneRequest(document=document, grace_seconds=grace)
+        return cast("pb.CrdtPruneReply", self._call("crdt_prune", request, timeout))
+
 
 def _fetch_request(
     ref: str,

@@ -289,6 +289,10 @@ class AsyncDocument(OnlyAsyncWith):
         """Drop entries that the state does not need; see :meth:`Document.prune`."""
         return await self._bridge.acall(self._document.prune_in_turns, grace)
 
+    async def why_not_pruned(self) -> str:
+        """Why nothing was dropped; see :meth:`Document.why_not_pruned`."""
+        return await self._run(self._document.why_not_pruned)
+
     async def synced(self, *, timeout: float | None = None, peers: int = 1) -> tuple[PeerId, ...]:
         """Wait until all that `peers` peers have is here; see :meth:`SharedDocument.synced`."""
         limit = math.inf if timeout is None else timeout

@@ -287,6 +287,10 @@ class BlockingDocument(Closable, OnlyWith):
         """Drop entries that the state does not need; see :meth:`Document.prune`."""
         return self._bridge.call(self._document.prune_in_turns, grace)
 
+    def why_not_pruned(self) -> str:
+        """Why nothing was dropped; see :meth:`Document.why_not_pruned`."""
+        return self._run(self._document.why_not_pruned)
+
     def synced(self, *, timeout: float | None = None, peers: int = 1) -> tuple[PeerId, ...]:
         """Wait until all that `peers` peers have is here; see :meth:`SharedDocument.synced`."""
         limit = math.inf if timeout is None else timeout

@@ -48,6 +48,12 @@ def test_a_document_is_made_and_read_without_a_network(tmp_path: Path) -> None:
     erased = crdt(tmp_path, "erase", "models", written["entry"][:12], "--json")
     assert erased == {"erased": 1, "peers": []}
     assert crdt(tmp_path, "log", "models", "--json")["kind"] == "erase"
+    nothing = "nothing is both so old and not needed any more"
+    young = crdt(tmp_path, "prune", "models", "--json")
+    assert young == {"pruned": 0, "why": nothing, "peers": []}
+    done = lattica(tmp_path, "crdt", "prune", "models")
+    assert done.stdout == f"0 pruned: {nothing}\n"
+    assert lattica(tmp_path, "crdt", "prune", "models", "--grace", "-1").exit_code == 2
     (file,) = (each for each in (tmp_path / "store").glob("*/*") if each.suffix == ".sqlite3")
     assert crdt(tmp_path, "check", str(file), "--json")["erased"] == 1
     assert "no value" in crdt(tmp_path, "get", "models", "note", code=1)
@@ -55,6 +61,9 @@ def test_a_document_is_made_and_read_without_a_network(tmp_path: Path) -> None:
         tmp_path, "get", "modles", "note", "--wait", "0", code=1
     )
     assert crdt(tmp_path, "list", "--json")["name"] == "models"
+    pruned = crdt(tmp_path, "prune", "models", "--grace", "0", "--json")
+    assert pruned == {"pruned": 1, "why": None, "peers": []}
+    assert crdt(tmp_path, "get", "models") == {"model/latest": {"v": 8}}
 
 
 def test_a_document_is_shared_watched_and_taken_back(tmp_path: Path) -> None:
@@ -73,9 +82,20 @@ def test_a_document_is_shared_watched_and_taken_back(tmp_path: Path) -> None:
         assert len(said["peers"]) == 1
         changed = watch.said("changed")
         assert (changed["name"], changed["value"]) == ("model/latest", 7)
+        assert crdt(other, "set", document, "model/latest", "8", *at, "--json")["peers"]
+        watch.said("changed")
+        pruned = crdt(other, "prune", document, "--grace", "0", *at, "--json")
+        assert (pruned["pruned"], len(pruned["peers"])) == (0, 1)
+        assert "an owner prunes first" in pruned["why"]
+    with running(other, "crdt", "open", document, "--listen", LISTEN) as serving:
+        at = ("--connect", serving.said("ready")["addrs"][0], "--wait", WAIT)
+        pruned = crdt(owner, "prune", "models", "--grace", "0", *at, "--json")
+        assert (pruned["pruned"], len(pruned["peers"])) == (1, 1)
+    assert crdt(other, "log", document, "--json")["kind"] == "final"
+    assert crdt(other, "prune", document, "--grace", "0", "--json")["pruned"] == 1
     revoked = crdt(owner, "revoke", "models", peer, "--json")
     assert revoked == {"peer": peer, "revoked": 1}
-    assert crdt(owner, "get", "models", "model/latest") == 7
+    assert crdt(owner, "get", "models", "model/latest") == 8
 
 
 def test_a_watcher_whose_output_nobody_reads_keeps_its_node(tmp_path: Path) -> None:

@@ -114,6 +114,11 @@ def test_documents_of_the_node_that_runs(tmp_path: Path) -> None:
             f"{first['entry'][:16]} register erased"
             in lattica(here, "crdt", "log", "models").stdout
         )
+        young = json.loads(lattica(here, "crdt", "prune", "models", "--json").stdout)
+        assert young["pruned"] == 0
+        assert "so old" in young["why"]
+        pruned = lattica(here, "crdt", "prune", "models", "--grace", "0", "--json")
+        assert json.loads(pruned.stdout) == {"pruned": 1, "why": None, "peers": []}
         for refused in (("rights", "models"), ("grant", "models", running["peer_id"])):
             said = lattica(here, "crdt", *refused)
             assert said.exit_code == 1

@@ -90,6 +90,13 @@ class CrdtMethods(MemberMethods):
         document = await self.member.open_document(request.document)
         return pb.CrdtEraseReply(erased=document.erase(*request.entries))
 
+    async def crdt_prune(self, request: pb.CrdtPruneRequest) -> pb.CrdtPruneReply:
+        document = await self.member.open_document(request.document)
+        has_grace = request.HasField("grace_seconds")
+        grace = (request.grace_seconds,) if has_grace else ()
+        pruned = await document.prune_in_turns(*grace)
+        return pb.CrdtPruneReply(pruned=pruned, why="" if pruned else document.why_not_pruned())
+
 
 async def _tell_all(document: SharedDocument, prefix: str, emit: Emit[pb.CrdtRegister]) -> None:
     for name in [*document.registers]:

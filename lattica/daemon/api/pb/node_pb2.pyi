@@ -742,6 +742,22 @@ class CrdtEraseReply(_message.Message):
     erased: int
     def __init__(self, erased: _Optional[int] = ...) -> None: ...
 
+class CrdtPruneRequest(_message.Message):
+    __slots__ = ("document", "grace_seconds")
+    DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    GRACE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    document: str
+    grace_seconds: float
+    def __init__(self, document: _Optional[str] = ..., grace_seconds: _Optional[float] = ...) -> None: ...
+
+class CrdtPruneReply(_message.Message):
+    __slots__ = ("pruned", "why")
+    PRUNED_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    pruned: int
+    why: str
+    def __init__(self, pruned: _Optional[int] = ..., why: _Optional[str] = ...) -> None: ...
+
 class ExposeRequest(_message.Message):
     __slots__ = ("ports", "to", "anyone", "idle_timeout_seconds")
     PORTS_FIELD_NUMBER: _ClassVar[int]

@@ -108,6 +108,8 @@ def test_an_owner_who_has_forked_is_frozen_and_what_was_before_counts(make, tmp_
     for act in (lambda: owner.grant(CARL.peer_id), lambda: owner.revoke(ANNA.peer_id)):
         with pytest.raises(AccessDeniedError, match="contradicted itself"):
             act()
+    assert owner.prune(0.0) == 0
+    assert "contradicted itself" in owner.why_not_pruned()
     sync(owner, anna)
     assert anna.registers["after"] == 1
 

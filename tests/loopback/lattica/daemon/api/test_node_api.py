@@ -446,6 +446,10 @@ async def test_topics_dht_and_documents(tmp_path: Path) -> None:
             ]
         with pytest.raises(LocalProtocolError, match="no entry here"):
             await there(lambda: one.crdt_erase(made.id, ["00" * 32]))
+        young = await there(lambda: one.crdt_prune(made.id))
+        assert (young.pruned, "so old" in young.why) == (0, True)
+        pruned = await there(lambda: one.crdt_prune(made.id, 0.0))
+        assert (pruned.pruned, pruned.why) == (1, "")
         assert (await there(lambda: next(watch))).value == b""
         watch.close()
         [listed] = await there(one.crdt_list)
