@@ -405,7 +405,8 @@ class Document:
 
         Raises:
             LocalProtocolError: there is no such entry here, the state needs it, or it cannot be
-                erased: it is an edit of a text or list, or says who may do what. Nothing is erased.
+                erased: it is an edit of a text or list, says who may do what, or was pruned here.
+                Nothing is erased.
             AccessDeniedError: somebody else has written it, or this peer has no right to write at
                 the name where it does.
             StoreFullError, StoreError: it cannot be written; nothing is erased.

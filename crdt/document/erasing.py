@@ -22,6 +22,7 @@ from lattica.crdt.entries.erasure import (
     target_of,
 )
 from lattica.crdt.entries.header import ID_BYTES, MAX_DEPS, Entry, Kind
+from lattica.crdt.entries.remnant import entry_of
 from lattica.crdt.types.payloads import (
     KINDS,
     ClaimWrite,
@@ -147,12 +148,35 @@ class Erasing:
             entry = here.get(each.lower())
             if entry is None:
                 matching = [entry_id for entry_id in here if entry_id.startswith(each.lower())]
+                if not matching and self._is_erased_and_pruned(each.lower()):
+                    continue
                 if len(matching) != 1:
                     what = "several entries have" if matching else "no entry here has"
                     raise LocalProtocolError(f"{what} an ID that begins with {each}")
                 entry = here[matching[0]]
             found[entry.id] = entry
         return [*found.values()]
+
+    def _is_erased_and_pruned(self, digits: str) -> bool:
+        """Whether an entry that is not here was pruned when it was erased. Raises LocalProtocolError
+        if it was not: what it had replaced, and has to stay so, is not in its header.
+        """
+        replica = self._writer.replica
+        for feed in replica.log.feeds.values():
+            for seq, entry_id in enumerate(feed.ids):
+                if not entry_id.hex().startswith(digits):
+                    continue
+                prev = feed.ids[seq - 1] if seq else replica.genesis.doc_id
+                for remnant in replica.database.remnants_at(feed.author, seq, 1):
+                    entry = entry_of(remnant, replica.genesis.doc_id, feed.author, seq, prev)
+                    if replica.erasures.erases(entry.header):
+                        return True
+                    raise LocalProtocolError(
+                        f"entry {_short(entry)} was pruned here, and what it had replaced is not "
+                        "known any more: who has written it, or an owner, erases it where it was "
+                        "not pruned (the next time, erase first)"
+                    )
+        return False
 
     def _check_erasable(self, entry: Entry) -> None:
         header = entry.header

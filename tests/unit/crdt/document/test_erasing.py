@@ -199,6 +199,30 @@ def test_what_is_needed_or_cannot_be_erased_is_named(make: Make):
     assert "a" not in anna.registers
 
 
+def test_what_was_pruned_is_erased_where_it_was_not(make: Make):
+    """What it had replaced, and has to stay so, is not known where it was."""
+    anna, bert = make(ANNA), make(BERT)
+    for value in ("first", SECRET, "public"):
+        anna.registers["a"] = value
+    exchange(anna, bert)
+    secret = written(anna, "a")[1]
+    assert anna.prune(0) == 2
+    before = anna.heads()
+    for each in (secret, secret.id.hex()[:12].upper()):
+        with pytest.raises(LocalProtocolError, match="was pruned here"):
+            anna.erase(each)
+    assert anna.heads() == before
+    other = make(ANNA)  # another store of the same peer
+    exchange(other, bert)
+    assert other.erase(secret) == 1
+    exchange_all(anna, bert, other)
+    for document in (bert, other):
+        assert [each.id for each in document.entries() if each.is_erased] == [secret.id]
+    assert anna.root == bert.root == other.root
+    assert anna.erase(secret) == 0  # it is erased, and was not here
+    checked(anna, bert, other)
+
+
 def test_an_owner_erases_what_others_wrote_and_nobody_else_does(make: Make):
     owned = Genesis("owned", owners=(ANNA.public_key.data,), mode=Mode.CAPABILITY)
     anna, bert, carl = (make(each, owned) for each in (ANNA, BERT, CARL))
