@@ -158,8 +158,8 @@ class Erasing:
         return [*found.values()]
 
     def _is_erased_and_pruned(self, digits: str) -> bool:
-        """Whether an entry that is not here was pruned when it was erased. Raises LocalProtocolError
-        if it was not: what it had replaced, and has to stay so, is not in its header.
+        """Whether an entry that is not here was pruned, and is erased. Raises LocalProtocolError if
+        it was pruned and is not: what it had replaced, and has to stay so, is not in its header.
         """
         replica = self._writer.replica
         for feed in replica.log.feeds.values():
