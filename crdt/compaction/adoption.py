@@ -22,10 +22,9 @@ from lattica.crdt.log.config import LogConfig
 from lattica.crdt.log.core import Log
 from lattica.crdt.log.erasure.erasures import Erasures, erasures_in
 from lattica.crdt.log.feed import Feed
-from lattica.crdt.log.prefix import pruned_ids, whole_chains
 from lattica.crdt.tree.search_tree import SearchTree
 from lattica.crdt.types.state import State
-from lattica.nat.base.errors import RemoteProtocolError
+from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
 
 _TURN: Final = 256
@@ -180,21 +179,25 @@ def _admitted(read: Snapshot, genesis: Genesis, config: LogConfig, now_ms: int) 
     that what he has called that may not count any more.
     """
     prefixes = read.feeds.values()
-    chains, forks = yield from whole_chains(prefixes, genesis.doc_id)
-    entries = {entries[0].header.author: entries for entries in chains}
-    log = Log(
-        genesis,
-        lambda author, seq: entries[author][seq],
-        config,
-        about_rights=lambda: (each for feed in prefixes for each in feed.entries),
-    )
-    pruned = pruned_ids(prefixes)
-    yield from log.receiving_whole(chains, forks, read.withdrawn, now_ms, read.shown, pruned)
+
+    def entry_at(author: bytes, seq: int) -> Entry:
+        entry = read.feeds[author].entry_at(seq)
+        if entry is None:
+            raise LocalProtocolError(f"nothing but a remnant is here of entry {seq}")
+        return entry
+
+    def about_rights() -> Iterator[Entry]:
+        return (each for feed in prefixes for each in feed.entries)
+
+    log = Log(genesis, entry_at, config, about_rights=about_rights)
+    yield from log.receiving_whole(prefixes, read.withdrawn, now_ms, read.shown)
     if any(log.length(each.author) != len(each.ids) for each in prefixes):
         raise RemoteProtocolError("a snapshot with entries that nobody had the right to write")
-    last = [entries[each.author][max(each.remnants)].header for each in prefixes if each.remnants]
     rights = log.rights
-    if rights is not None and not all(map(rights.is_final, last)):
+    last = (
+        next(each.chain(genesis.doc_id, max(each.remnants))) for each in prefixes if each.remnants
+    )
+    if rights is not None and not all(rights.is_final(each.header) for each in last):
         forked = (each.identity for each in prefixes if each.fork is not None)
         if not any(map(rights.ownership.was_owner, forked)):
             raise RemoteProtocolError("a snapshot without entries that no owner has called final")

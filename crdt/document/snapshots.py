@@ -145,7 +145,8 @@ class Snapshots:
             log = self._replica.log
             check_authors(read, config, log.feeds)  # others may have come meanwhile
             is_fresh = not log.feeds
-            self._replica.take_prefixes(prefixes, read.withdrawn, now, arrival, read.shown)
+            if not self._replica.take_prefixes(prefixes, read.withdrawn, now, arrival, read.shown):
+                return
         self._history.cuts += 1
         self._feeds.forget()
         self._resolved.forget()

@@ -100,6 +100,11 @@ def read_remnant(remnant: bytes, doc_id: bytes, author: bytes, seq: int, prev_id
     return left
 
 
+def hlc_of(remnant: bytes) -> int:
+    """The hybrid time of the entry."""
+    return int(_FIXED.unpack_from(remnant)[0])
+
+
 def has_signature(remnant: bytes) -> bool:
     """Whether its author's signature is in it."""
     return bool(remnant[_COUNT] & _IS_SIGNED)

@@ -36,8 +36,6 @@ from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.limits.token_bucket import TokenBucket, take
 
 _ABOUT_RIGHTS: Final = (Kind.GRANT, Kind.REVOKE, Kind.FINAL)
-_TURN: Final = 256
-"""Entries."""
 
 
 class Log:
@@ -82,7 +80,7 @@ class Log:
         """Which entries have no payloads any more."""
         self._payloads = Payloads(self.erasures, self.feeds, entry_at, withdrawn_at)
         self._forks = Forks(
-            genesis.doc_id, self.feeds, self._waiting, self.authority, entry_at, remnants_at
+            genesis.doc_id, self.feeds, self._waiting, self.authority, entry_at, self._left_at
         )
 
     # What is here.
@@ -221,50 +219,55 @@ class Log:
 
     def receive_whole(
         self,
-        chains: Sequence[Sequence[Entry]],
-        proofs: Iterable[ForkProof],
+        prefixes: Collection[FeedPrefix],
         withdrawn: Iterable[Entry],
         now_ms: int,
         shown: Sequence[Shown] = (),
-        pruned: Collection[bytes] = (),
+        filled: Iterable[Entry] = (),
     ) -> Outcome:
         """Take whole chains that somebody who is believed has put together: what rights cover of
         them and of what is here, whichever of them comes first, and without rates.
 
         None of them contradicts what is here, and `withdrawn` are entries without effect. `shown`
-        are erasures because of which some have no payload; `pruned` has the IDs of those that have
-        none because their history has gone.
+        are erasures because of which some have no payload; `filled` those of which only remnants
+        are kept here.
         """
-        return finish(self.receiving_whole(chains, proofs, withdrawn, now_ms, shown, pruned))
+        return finish(self.receiving_whole(prefixes, withdrawn, now_ms, shown, filled))
 
     def receiving_whole(
         self,
-        chains: Sequence[Sequence[Entry]],
-        proofs: Iterable[ForkProof],
+        prefixes: Collection[FeedPrefix],
         withdrawn: Iterable[Entry],
         now_ms: int,
         shown: Sequence[Shown] = (),
-        pruned: Collection[bytes] = (),
+        filled: Iterable[Entry] = (),
     ) -> Turns[Outcome]:
         """As :meth:`receive_whole`, in turns, for a log that nobody else sees meanwhile."""
-        outcome = Outcome()
-        with (
-            self._payloads.without(pruned),
-            self.erasures.offered([*shown, *self._payloads.standing_in(chains)]),
-        ):
-            yield from self._receiving_whole(chains, proofs, withdrawn, now_ms, outcome)
+        outcome = Outcome(filled=[*filled])
+        chains = [each.entries for each in prefixes if each.entries]
+        self._payloads.arriving = {each.author: each for each in prefixes}
+        try:
+            with self.erasures.offered([*shown, *self._payloads.standing_in(chains)]):
+                yield from self._receiving_whole(prefixes, withdrawn, now_ms, outcome)
+        finally:
+            self._payloads.arriving = {}
+        outcome.filled[:] = [
+            each
+            for each in outcome.filled
+            if self.id_at(each.header.author, each.header.seq) == each.id
+        ]
         return outcome
 
     def _receiving_whole(
         self,
-        chains: Sequence[Sequence[Entry]],
-        proofs: Iterable[ForkProof],
+        prefixes: Collection[FeedPrefix],
         withdrawn: Iterable[Entry],
         now_ms: int,
         outcome: Outcome,
     ) -> Turns[None]:
-        for proof in proofs:
-            self._forks.contain(proof, outcome)
+        for prefix in prefixes:
+            if prefix.fork is not None:
+                self._forks.contain(prefix.fork, outcome)
         for entry in withdrawn:
             if not self.knows(entry.id):
                 self._dependencies.note(entry.id)
@@ -276,18 +279,18 @@ class Log:
         self._drain(self._dependencies.unblocked(outcome.tombstones), now_ms, outcome)
         lengths: list[int] | None = None
         # What gives a right may stand in a later chain than what is written by it.
-        while lengths != (lengths := [self.length(each[0].header.author) for each in chains]):
+        while lengths != (lengths := [self.length(each.author) for each in prefixes]):
             outcome.refusals.clear()
             outcome.waiting = 0
-            for entries in chains:
-                author = entries[0].header.author
-                for piece in _pieces(entries):
+            for prefix in prefixes:
+                author = prefix.author
+                for piece in prefix.pieces(self.genesis.doc_id, self.length(author)):
                     feed = self.feeds.get(author) or Feed(author)
                     fresh = self._fresh(feed, piece)
                     if fresh:
-                        before = len(outcome.admitted)
                         self._take(feed, fresh, None, now_ms, outcome)
-                        new = self._dependencies.unblocked(outcome.admitted[before:])
+                        taken = (each for each in fresh if feed.has(each.header.seq, each.id))
+                        new = self._dependencies.unblocked(taken)
                         self._drain([author, *new], now_ms, outcome)
                     yield
                     if self.length(author) <= piece[-1].header.seq:
@@ -304,6 +307,12 @@ class Log:
         self._drain(due, now_ms, outcome)
         self._reconsider(now_ms, outcome)
         return outcome
+
+    def _left_at(self, author: bytes, seq: int, most: int) -> Iterable[bytes]:
+        """As `remnants_at`, of what is taken just now, too."""
+        arriving = self._payloads.arriving.get(author)
+        found = arriving.remnants_at(seq, most) if arriving is not None else ()
+        return found or self._remnants_at(author, seq, most)
 
     # What is written here.
 
@@ -653,24 +662,14 @@ class Log:
         if entries:
             self.feeds.setdefault(feed.author, feed)
             self.clock.saw(feed.hlc)
-        outcome.admitted += entries
         for entry in entries:
+            if self._payloads.is_pruned(entry):
+                outcome.pruned.add(feed.author)
+            else:
+                outcome.admitted.append(entry)
             outcome.has_revived |= self.knows(entry.id)
             self._dependencies.note(entry.id)
             self.authority.learn(feed, entry)
             if entry.header.kind == Kind.FINAL and self.rights is not None:
                 outcome.has_other_effects |= self.rights.has_taken_back
         return entries
-
-
-def _pieces(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
-    """A chain in pieces, each of which can be admitted by itself: it ends with an entry that is
-    signed, or is the last.
-    """
-    start = 0
-    for end, entry in enumerate(entries, 1):
-        if end - start >= _TURN and entry.is_signed():
-            yield entries[start:end]
-            start = end
-    if start < len(entries):
-        yield entries[start:]

@@ -67,6 +67,8 @@ class Feed:
         del self.ids[proof.seq :]
         if last is not None:
             self.hlc = last.header.hlc
+        elif not self.ids:
+            self.hlc = 0
 
 
 def identity_in(entry: Entry) -> bytes:

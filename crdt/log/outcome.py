@@ -27,6 +27,11 @@ class Outcome:
 
     admitted: list[Entry] = field(default_factory=list)
     """In an order in which each comes after what it depends on."""
+    pruned: set[bytes] = field(default_factory=set)
+    """Authors of whom entries are admitted that are not in it: only what is left of them has
+    come."""
+    filled: list[Entry] = field(default_factory=list)
+    """Admitted entries of which only that was here; these are whole."""
     forks: list[ForkProof] = field(default_factory=list)
     """Proofs that are new; everything of `proof.author` from `proof.seq` on is withdrawn."""
     tombstones: list[Entry] = field(default_factory=list)
@@ -67,6 +72,8 @@ class Outcome:
         """Whether anything has changed but what waits."""
         return bool(
             self.admitted
+            or self.pruned
+            or self.filled
             or self.forks
             or self.tombstones
             or self.resigned

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Final
 
-from lattica.crdt.base.turns import Turns
 from lattica.crdt.entries.fork import MAX_PATH, ForkProof, Side
 from lattica.crdt.entries.header import Entry
-from lattica.crdt.entries.remnant import entry_of, size_of
+from lattica.crdt.entries.remnant import entry_of, hlc_of, size_of
 from lattica.crdt.log.feed import Feed, identity_in
 
 _TURN: Final = 256
@@ -34,15 +34,57 @@ class FeedPrefix:
     """Of the others, by sequence number; see :mod:`lattica.crdt.entries.remnant`."""
     fork: ForkProof | None = None
 
+    @property
+    def hlc(self) -> int:
+        """The hybrid time of the last entry; 0 if there is none."""
+        last = self.remnants.get(len(self.ids) - 1)
+        if last is not None:  # before a fork
+            return hlc_of(last)
+        return self.entries[-1].header.hlc if self.entries else 0
+
+    def _place(self, seq: int) -> int:
+        """Where among the entries those from a sequence number on begin."""
+        return bisect_left(self.entries, seq, key=lambda each: each.header.seq)
+
+    def entry_at(self, seq: int) -> Entry | None:
+        """The entry of a sequence number, if it matters."""
+        for entry in self.entries[(place := self._place(seq)) : place + 1]:
+            return entry if entry.header.seq == seq else None
+        return None
+
+    def remnants_at(self, seq: int, most: int) -> list[bytes]:
+        """Of as many entries as said, at most, of which remnants are here and that follow on each
+        other from a sequence number on, these remnants.
+        """
+        here = takewhile(self.remnants.__contains__, range(seq, seq + most))
+        return [self.remnants[each] for each in here]
+
     def chain(self, doc_id: bytes, since: int = 0) -> Iterator[Entry]:
         """All entries from a sequence number on; of those of which remnants are here what these
         say.
         """
-        here = {each.header.seq: each for each in self.entries}
-        for place in range(since, len(self.ids)):
-            prev_id = self.ids[place - 1] if place else doc_id
-            entry = here.get(place)
-            yield entry or entry_of(self.remnants[place], doc_id, self.author, place, prev_id)
+        here = islice(self.entries, self._place(since), None)
+        following = next(here, None)
+        for seq in range(since, len(self.ids)):
+            if following is not None and following.header.seq == seq:
+                yield following
+                following = next(here, None)
+            else:
+                prev_id = self.ids[seq - 1] if seq else doc_id
+                yield entry_of(self.remnants[seq], doc_id, self.author, seq, prev_id)
+
+    def pieces(self, doc_id: bytes, since: int = 0) -> Iterator[list[Entry]]:
+        """The same in pieces, each of which can be admitted by itself: it ends with an entry that
+        is signed, or is the last.
+        """
+        piece: list[Entry] = []
+        for entry in self.chain(doc_id, since):
+            piece.append(entry)
+            if len(piece) >= _TURN and entry.is_signed():
+                yield piece
+                piece = []
+        if piece:
+            yield piece
 
     def side_at(self, doc_id: bytes, seq: int) -> Side:
         """An entry, and what follows on it, up to one that is signed by itself, if that is here."""
@@ -63,8 +105,7 @@ class FeedPrefix:
         feed.fork = self.fork or feed.fork
         if len(self.ids) > len(feed.ids):
             feed.ids, feed.size = [*self.ids], self.size
-        if self.entries:  # before a fork they may be later than the last that is kept there
-            feed.hlc = max(feed.hlc, self.entries[-1].header.hlc)
+            feed.hlc = self.hlc
 
     def cuts(self, feed: Feed) -> bool:
         """Whether what a feed has is partly behind the fork that is known here."""
@@ -103,29 +144,6 @@ class FeedPrefix:
         for seq in [seq for seq in self.remnants if seq >= length]:
             self.size -= size_of(self.remnants.pop(seq), seq)
         del self.ids[length:]
-
-
-def whole_chains(
-    prefixes: Collection[FeedPrefix], doc_id: bytes
-) -> Turns[tuple[list[list[Entry]], list[ForkProof]]]:
-    """The chains, and the proofs of forks."""
-    chains: list[list[Entry]] = []
-    for each in prefixes:
-        if not each.remnants:
-            chains += [each.entries] if each.ids else ()
-            continue
-        entries: list[Entry] = []
-        for entry in each.chain(doc_id):
-            entries.append(entry)
-            if len(entries) % _TURN == 0:
-                yield
-        chains.append(entries)
-    return chains, [each.fork for each in prefixes if each.fork is not None]
-
-
-def pruned_ids(prefixes: Iterable[FeedPrefix]) -> frozenset[bytes]:
-    """The IDs of those entries of which only remnants are here."""
-    return frozenset(each.ids[seq] for each in prefixes for seq in each.remnants)
 
 
 def name_authors(prefixes: Mapping[bytes, FeedPrefix], withdrawn: Iterable[Entry]) -> None:

@@ -31,7 +31,7 @@ from lattica.crdt.entries.header import (
     Kind,
     decode_header,
 )
-from lattica.crdt.entries.remnant import remnant_of, size_of, split_remnants
+from lattica.crdt.entries.remnant import hlc_of, remnant_of, size_of, split_remnants
 from lattica.crdt.keys.session import SessionKey
 from lattica.crdt.log.clock import hlc_at, wall_clock_ms
 from lattica.crdt.log.disk.arrival import ARRIVED, STAND_IN_BYTES, Arrival, drop, left_over, runs
@@ -195,6 +195,9 @@ class DocumentDatabase:
                 feed.size += size
             for number, feed in feeds.items():
                 _add_pruned(feed, gone.get(number, {}))
+                if feed.fork is not None or feed.is_cut:  # so that its last may be a remnant
+                    for remnant in self.remnants_at(feed.author, len(feed.ids) - 1, 1):
+                        feed.hlc = hlc_of(remnant)
             if any(gone.values()):
                 raise StoreCorruptError(self._corrupt("an entry is missing"))
         return list(feeds.values()), others

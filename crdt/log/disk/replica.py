@@ -15,7 +15,7 @@ from typing import Final
 
 from lattica.crdt.access.appointment import Appointment, encode_appointments
 from lattica.crdt.access.keyring import Keyring
-from lattica.crdt.base.turns import Turns, finish
+from lattica.crdt.base.turns import Turns
 from lattica.crdt.entries.erasure import Shown, erasure_of
 from lattica.crdt.entries.fork import ForkProof
 from lattica.crdt.entries.genesis import Genesis
@@ -32,7 +32,7 @@ from lattica.crdt.log.errors import ContradictionError, StoreCorruptError
 from lattica.crdt.log.feed import Feed
 from lattica.crdt.log.outcome import Outcome
 from lattica.crdt.log.own import prepare
-from lattica.crdt.log.prefix import FeedPrefix, pruned_ids, whole_chains
+from lattica.crdt.log.prefix import FeedPrefix
 from lattica.nat.base.keys.identity import Identity
 
 logger = logging.getLogger(__name__)
@@ -310,9 +310,9 @@ class Replica:
         now_ms: int,
         arrival: Arrival,
         shown: Sequence[Shown] = (),
-    ) -> None:
+    ) -> bool:
         """Take what a verified snapshot has, which its own rights cover. Where there are others
-        here, that is what all of them cover put together.
+        here, that is what all of them cover put together. Returns whether anything has changed.
 
         Raises:
             ContradictionError: an author has other entries there than here, or a fork of his that
@@ -331,24 +331,32 @@ class Replica:
                 raise ContradictionError("a snapshot that does not know of a fork")
         self._leave_what_is_lost([(each.author, each.ids[-1]) for each in prefixes if each.ids])
         self._leave_what_is_lost([(each.header.author, each.id) for each in withdrawn])
-        log: Log | None = None
-        if self.log.rights is None or not self.log.feeds:
-            arrival.take(prefixes, withdrawn, shown)
-            log = self.log.with_prefixes(prefixes, withdrawn)
-            if log is not None:
-                self._complete(log)
-        else:
-            chains = finish(whole_chains(prefixes, self.genesis.doc_id))
-            pruned = pruned_ids(prefixes)
-            outcome = self.log.receive_whole(*chains, withdrawn, now_ms, shown, pruned)
-            outcome.admitted[:] = [each for each in outcome.admitted if each.id not in pruned]
-            gaps = [
-                each.up_to(self.log.length(each.author))
-                for each in prefixes
-                if each.remnants or self._database.pruned_end(each.author)
-            ]
-            self._kept(outcome, gaps)
+        if self.log.rights is not None and self.log.feeds:
+            return self._take_covered(prefixes, withdrawn, now_ms, shown)
+        arrival.take(prefixes, withdrawn, shown)
+        log = self.log.with_prefixes(prefixes, withdrawn)
+        if log is not None:
+            self._complete(log)
         self.log = log or self._load()
+        return True
+
+    def _take_covered(
+        self,
+        prefixes: Sequence[FeedPrefix],
+        withdrawn: Sequence[Entry],
+        now_ms: int,
+        shown: Sequence[Shown],
+    ) -> bool:
+        """Take of a snapshot what rights cover, whether they are in it or here."""
+        filled: list[Entry] = []
+        for prefix in prefixes:
+            gone = self._database.gone(prefix.author) if self.log.length(prefix.author) else {}
+            filled += (each for each in prefix.entries if each.header.seq in gone)
+        outcome = self.log.receive_whole(prefixes, withdrawn, now_ms, shown, filled)
+        authors = outcome.pruned.union(each.header.author for each in outcome.filled)
+        parts = (each for each in prefixes if each.author in authors)
+        self._kept(outcome, [each.up_to(self.log.length(each.author)) for each in parts])
+        return outcome.is_news
 
     def advance(self, now_ms: int) -> Outcome:
         """Admit what was early; see :meth:`Log.advance`. Raises what :meth:`receive` does."""
@@ -365,12 +373,13 @@ class Replica:
         return self._kept(self.log.advance(now_ms))
 
     def _kept(self, outcome: Outcome, prefixes: Sequence[FeedPrefix] = ()) -> Outcome:
-        if not (outcome.is_news or prefixes):
+        if not outcome.is_news:
             return outcome
-        authors = {each.header.author for each in (*outcome.admitted, *outcome.tombstones)}
+        admitted = [*outcome.admitted, *outcome.filled]
+        authors = {each.header.author for each in (*admitted, *outcome.tombstones)}
         try:
             self._database.keep(
-                outcome.admitted,
+                admitted,
                 {author: self.log.feeds[author].identity for author in authors},
                 outcome.forks,
                 outcome.tombstones,

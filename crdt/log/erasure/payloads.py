@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from lattica.crdt.entries.erasure import Shown, Target, erasure_of
@@ -12,6 +11,7 @@ from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.log.erasure.erasures import Erasures
 from lattica.crdt.log.feed import Feed, identity_in
 from lattica.crdt.log.outcome import Outcome
+from lattica.crdt.log.prefix import FeedPrefix
 from lattica.nat.base.errors import LocalProtocolError
 
 
@@ -36,19 +36,22 @@ class Payloads:
         self._feeds = feeds
         self._entry_at = entry_at
         self._withdrawn_at = withdrawn_at
-        self._pruned: Collection[bytes] = ()
-        """IDs of entries that come without their payloads because their history has gone."""
+        self.arriving: Mapping[bytes, FeedPrefix] = {}
+        """By author, what is taken just now, and has been pruned."""
 
-    @contextmanager
-    def without(self, pruned: Collection[bytes]) -> Iterator[None]:
-        """While what comes has been pruned of these: they are whole, and nobody is asked for
-        more of them.
+    def is_pruned(self, entry: Entry) -> bool:
+        """Whether an entry comes without its payload because its history has gone: it is whole,
+        and nobody is asked for more of it.
         """
-        self._pruned = pruned
-        try:
-            yield
-        finally:
-            self._pruned = ()
+        if entry.payload is not None:
+            return False
+        header = entry.header
+        prefix = self.arriving.get(header.author)
+        return (
+            prefix is not None
+            and header.seq in prefix.remnants
+            and prefix.ids[header.seq] == entry.id
+        )
 
     def restore(self, kept: Iterable[tuple[Entry, bytes]]) -> list[Entry]:
         """Learn the erasures that are kept, each with its certificate if the first entry of its
@@ -71,8 +74,7 @@ class Payloads:
 
     def standing_in(self, chains: Sequence[Sequence[Entry]]) -> Iterator[Shown]:
         """The erasures in verified chains, if there are entries in these that lack payloads."""
-        bare = (each for entries in chains for each in entries if each.payload is None)
-        if all(each.id in self._pruned for each in bare):
+        if all(each.payload is not None for entries in chains for each in entries):
             return
         for entries in chains:
             feed = self._feeds.get(entries[0].header.author)
@@ -89,7 +91,7 @@ class Payloads:
         author, if it is not admitted yet.
         """
         identity = feed.identity if feed is not None else None
-        return entry.id in self._pruned or self._erasures.is_whole(entry, identity)
+        return self.is_pruned(entry) or self._erasures.is_whole(entry, identity)
 
     @staticmethod
     def take_missing(feed: Feed, entries: Iterable[Entry], outcome: Outcome) -> None:
@@ -105,11 +107,12 @@ class Payloads:
         """Have the payloads go that are erased by what has come, and note what is missed."""
         if not self._erasures:
             return
-        for entry in (*outcome.admitted, *outcome.tombstones):
-            if entry.payload is None and entry.id not in self._pruned:
+        for entry in (*outcome.admitted, *outcome.filled, *outcome.tombstones):
+            if entry.payload is None:
                 self._erasures.use_offered(entry.header)
                 self._note(entry, outcome)
         outcome.admitted[:] = [*map(self._without_erased, outcome.admitted)]
+        outcome.filled[:] = [*map(self._without_erased, outcome.filled)]
         outcome.tombstones[:] = [*map(self._without_erased, outcome.tombstones)]
         outcome.acting += self._erasures.take_changed()
         for shown in outcome.acting:

@@ -11,6 +11,7 @@ from lattica.crdt.access.finality import encode_finality
 from lattica.crdt.base.turns import finish
 from lattica.crdt.compaction.snapshot import body_digest, body_parts, first_part
 from lattica.crdt.document import Document, snapshots
+from lattica.crdt.document.check import check_document
 from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.genesis import Genesis, Mode
 from lattica.crdt.entries.header import Kind
@@ -131,3 +132,49 @@ def test_what_brings_nothing_leaves_all_as_it_is(make, genesis):
         assert not owner._resolved.is_stale
     owner.receive(encode_chain(chain[:3], with_prev=True), "peer")
     assert owner.root == anna.root
+
+
+def test_what_waits_is_there_when_a_snapshot_was_taken(make):
+    owner, anna, bert = (make(each) for each in (OWNER, ANNA, BERT))
+    for each in (ANNA, BERT):
+        owner.grant(each.peer_id)
+    exchange_all(owner, anna, bert)
+    for number in range(3):
+        anna.registers["a"] = number
+    chain = list(anna._replica.database.entries(anna.author, 0, 4))
+    bert.receive(encode_chain(chain[3:], with_prev=True), "peer")
+    owner.registers["b"] = 1
+    bert.receive_snapshot(owner.snapshot())
+    bert.receive(encode_chain(chain[:3], with_prev=True), "peer")
+    assert dict(bert.registers.items()) == {"a": 2, "b": 1}
+
+
+def test_what_is_whole_again_and_erased_has_no_payload(make):
+    """Of what was pruned here, and another one brings who has not heard of the erasure; and the
+    other way round.
+    """
+    owner, anna, bert, carl = (make(each) for each in (OWNER, ANNA, BERT, CARL))
+    for each in (ANNA, BERT, CARL):
+        owner.grant(each.peer_id)
+    exchange_all(owner, anna)
+    for value in ("secret", "not", "not that either"):
+        anna.registers["a"] = value
+    exchange_all(owner, anna, bert, carl)
+    last = tuple(sorted((by, length - 1, at) for by, (length, at) in owner.heads().items()))
+    owner._resolve(owner._replica.write([(Kind.FINAL, encode_finality(last))], owner.now_ms))
+    exchange_all(owner, anna, bert, carl)
+    assert bert.prune(0) == carl.prune(0) == 2
+    (secret, *_) = (each for each in anna.entries() if each.name == "a")
+    anna.erase(secret)
+    exchange(anna, bert)
+    bert.receive_snapshot(owner.snapshot())
+    carl.receive_snapshot(anna.snapshot(), [ANNA.peer_id])
+    for document in (bert, carl):
+        replica = document._replica
+        payloads = [each.payload for each in replica.database.entries(anna.author, 1, 3)]
+        assert (payloads[0] is None, payloads[1] is None) == (True, False)
+        assert not replica.log.feeds[anna.author].lacking
+        assert document.root == owner.root
+        document.close()
+        report = check_document(replica.database.path)
+        assert (report.problems, report.erased, report.pruned) == ([], 1, 0)

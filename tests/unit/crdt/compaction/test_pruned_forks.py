@@ -15,6 +15,7 @@ from lattica.crdt.entries.chain import SIGNED_EVERY, encode_chain
 from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.header import Entry
 from lattica.crdt.entries.remnant import has_signature
+from lattica.crdt.log.disk.replica import load_log
 from lattica.crdt.log.errors import ContradictionError
 from lattica.crdt.log.prefix import FeedPrefix
 from lattica.errors import RemoteProtocolError
@@ -84,10 +85,15 @@ def test_a_fork_at_a_place_that_was_pruned_is_proved_to_everybody(documents, len
     fork = decode_fork(proof, DOC.doc_id)
     assert (fork.author, fork.seq) == (chain[0].header.author, fork_at)
     assert one.heads()[fork.author] == (fork_at, chain[fork_at - 1].id)
+    # What is left of the last says when that was: where rights are given, an owner is frozen by it.
+    replica = one._replica
+    for log in (replica.log, load_log(DOC, replica.database)):
+        assert log.feeds[fork.author].hlc == chain[fork_at - 1].header.hlc
     # As it is to whoever has nothing else, and to one that has the other branch, not pruned.
     other.receive_fork(proof)
     other.receive_snapshot(one.snapshot(), NAMES)
     assert (other.root, other.heads()) == (one.root, one.heads())
+    assert other._replica.log.feeds[fork.author].hlc == chain[fork_at - 1].header.hlc
     third.receive(encode_chain(branch, with_prev=True), "peer")
     third.receive_fork(proof)
     other.receive_snapshot(third.snapshot(), NAMES)
