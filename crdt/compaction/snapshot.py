@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -42,6 +43,7 @@ from lattica.crdt.proofs.statement import (
     SignedStatement,
     Statement,
     heads_fingerprint,
+    is_of_another,
     read_statement,
 )
 from lattica.nat.base.errors import RemoteProtocolError
@@ -176,10 +178,11 @@ class SnapshotReader:
         if len(part) > MAX_PART or self._total > self._max_bytes:
             raise RemoteProtocolError("a snapshot that is too long")
         if not self._signed:
-            self._signed = _statements(part)
+            self._signed = _statements(part, self._doc_id)
             return
         self._digest.update(len(part).to_bytes(4, "big") + part)
-        yield from self._body.take(part)
+        with _as_changed():
+            yield from self._body.take(part)
 
     def finishing(self, signers: Believed, needed: int = 1) -> Turns[Snapshot]:
         """All parts are here.
@@ -187,12 +190,15 @@ class SnapshotReader:
         Raises:
             RemoteProtocolError: it is none, or is not signed by `needed` of `signers`.
         """
+        if not self._signed:
+            raise RemoteProtocolError("an empty snapshot: it has no parts")
         digest = self._digest.digest()
-        signed = [read_statement(each, self._doc_id, of=digest) for each in self._signed]
+        with _as_changed():
+            signed = [read_statement(each, self._doc_id, of=digest) for each in self._signed]
+            feeds = yield from self._body.finish()
         names = frozenset(each.certificate.identity for each in signed)
-        feeds = yield from self._body.finish()
         signers = signers(feeds) if callable(signers) else signers
-        if not signed or len(names.intersection(signers)) < needed:
+        if len(names.intersection(signers)) < needed:
             raise RemoteProtocolError(
                 f"a snapshot that {len(names.intersection(signers))} of those who are believed "
                 f"have signed, where {needed} are needed"
@@ -212,12 +218,28 @@ class SnapshotReader:
         return Snapshot(statement, names, feeds, withdrawn, self._body.shown)
 
 
-def _statements(part: bytes) -> list[Plain]:
+@contextmanager
+def _as_changed() -> Iterator[None]:
+    """What is wrong here is not as it was signed."""
+    try:
+        yield
+    except RemoteProtocolError as error:
+        raise RemoteProtocolError(f"an incomplete or changed snapshot: {error}") from None
+
+
+def _statements(part: bytes, doc_id: bytes) -> list[Plain]:
     match decode(part, MAX_PART):
         case [0, [_, *_] as signed] if len(signed) <= _MAX_STATEMENTS:
-            return list(signed)
+            pass
         case _:
-            raise RemoteProtocolError("a snapshot that begins without its signatures")
+            raise RemoteProtocolError(
+                "an incomplete snapshot: it does not begin with the part that has its signatures"
+            )
+    for each in signed:
+        match each:
+            case [bytes(encoded), *_] if is_of_another(encoded, doc_id):
+                raise RemoteProtocolError("a snapshot of another document")
+    return list(signed)
 
 
 class _Body:

@@ -66,7 +66,7 @@ def check_document(path: Path, identity: Identity | None = None) -> CheckReport:
     Every signature is verified, which takes some 0.2 ms an entry.
 
     Raises:
-        StoreInUseError: another program has it open.
+        StoreInUseError: another node or program has it open.
         StoreCorruptError: it is so damaged that it cannot be read as a document.
         StoreError: it is no document's, or cannot be opened.
     """

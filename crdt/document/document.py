@@ -512,6 +512,7 @@ class Document:
         the owners. All that is here stays.
 
         Raises:
+            LocalProtocolError: nobody is named in a document that has no owners.
             RemoteProtocolError: it is none, is not signed by so many of them, does not come to the
                 state that they say, breaks a limit of the document, or contradicts what is here.
             StoreFullError, StoreError: it cannot be kept; it is as if it had not come.

@@ -122,11 +122,17 @@ class Snapshots:
 
     def _owners(self, feeds: Mapping[bytes, FeedPrefix]) -> frozenset[bytes]:
         """Who owns the document by what is here, or by what a snapshot has: by that somebody may
-        have been appointed of whom nothing is here.
+        have been appointed of whom nothing is here. Raises LocalProtocolError if nobody does.
         """
         rights = self._replica.log.rights
         here = rights.ownership.owners if rights is not None else frozenset[bytes]()
-        return here | ownership_by(self._replica.genesis, feeds.values()).owners
+        owners = here | ownership_by(self._replica.genesis, feeds.values()).owners
+        if not owners:
+            raise LocalProtocolError(
+                "signers: this document has no owners, so name the peers whose word you take that "
+                "a snapshot is what it comes to (signers=[peer])"
+            )
+        return owners
 
     def adopting(self, read: Snapshot) -> Turns[None]:
         """As :meth:`Document.adopting`."""

@@ -10,7 +10,7 @@ class StoreError(LatticaError, OSError):
 
 
 class StoreInUseError(StoreError):
-    """Another program has the document's file open."""
+    """Another node or program has the document's file open."""
 
 
 class StoreFullError(StoreError):

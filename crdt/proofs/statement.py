@@ -76,6 +76,16 @@ def sign_statement(
     return SignedStatement(statement, session.author, signature, certificate)
 
 
+def is_of_another(encoded: bytes, doc_id: bytes) -> bool:
+    """Whether a statement that is not verified yet is of another document. Raises
+    RemoteProtocolError if it is none.
+    """
+    match decode(encoded, MAX_STATEMENT):
+        case [1, bytes(document), *_]:
+            return document != doc_id
+    return False
+
+
 def read_statement(value: Plain, doc_id: bytes, of: bytes = b"") -> SignedStatement:
     """A signed statement of a document from its plain form, verified; see :func:`sign_statement`.
 

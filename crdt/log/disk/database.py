@@ -68,7 +68,7 @@ class DocumentDatabase:
         genesis: the document.
 
     Raises:
-        StoreInUseError: another program has it open.
+        StoreInUseError: another node or program has it open.
         StoreCorruptError: it is damaged.
         StoreError: it cannot be opened, or is of another document or of a later version.
     """

@@ -75,7 +75,7 @@ def read_genesis(path: Path) -> Genesis:
     """What the document of a file is, which has to be there.
 
     Raises:
-        StoreInUseError: another program has it open.
+        StoreInUseError: another node or program has it open.
         StoreCorruptError: it is damaged.
         StoreError: it cannot be read, or is no document's.
     """
@@ -108,7 +108,10 @@ def named(path: Path, error: sqlite3.Error) -> StoreError:
     """What an error of SQLite is to those who use a document."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return StoreInUseError(f"{path} is in use by another program")
+        return StoreInUseError(
+            f"{path} is in use by another node or program, which alone may have it open: close "
+            "that, or give this one a folder of its own (`store.path`)"
+        )
     if code == sqlite3.SQLITE_FULL:
         return StoreFullError(f"no space is left for {path}")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):

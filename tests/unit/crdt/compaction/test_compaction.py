@@ -169,7 +169,7 @@ def test_it_is_signed_by_those_who_are_believed_and_by_enough(documents):
     with pytest.raises(RemoteProtocolError, match="1 of those who are believed"):
         three.receive_snapshot(parts, NAMES, 2)
     # An open document has no owners whom one could believe.
-    with pytest.raises(RemoteProtocolError):
+    with pytest.raises(LocalProtocolError, match="no owners, so name the peers"):
         three.receive_snapshot(parts)
     both = one.snapshot([two.countersign(parts)])
     three.receive_snapshot(both, NAMES, 2)
@@ -180,6 +180,28 @@ def test_it_is_signed_by_those_who_are_believed_and_by_enough(documents):
     once_more = one.snapshot([one.statement(), two.statement()])
     with pytest.raises(RemoteProtocolError):
         documents[3].receive_snapshot(once_more, NAMES, 2)
+
+
+def test_what_is_wrong_with_one_is_said(documents, tmp_path):
+    one, two = documents[:2]
+    one.registers["a"] = "x" * 1024
+    one.registers["a"] = "y"
+    first, *rest = one.snapshot()
+    for bad, what in (
+        ([], "an empty snapshot"),
+        ([first], "incomplete or changed"),
+        (rest, "it does not begin with"),
+        ([first, *(each.replace(b"y", b"z") for each in rest)], "incomplete or changed"),
+        ([first, *(each[:-1] for each in rest)], "incomplete or changed"),
+    ):
+        with pytest.raises(RemoteProtocolError, match=what):
+            two.receive_snapshot(bad, NAMES)
+    other = Genesis("another")
+    with (
+        Document(tmp_path / "other", other, OWNERS[0], wall=Clock()) as document,
+        pytest.raises(RemoteProtocolError, match="a snapshot of another document"),
+    ):
+        document.receive_snapshot([first, *rest], NAMES)
 
 
 def test_no_bit_of_it_can_be_another_one_and_nothing_is_left_of_a_bad_one(documents):

@@ -79,7 +79,7 @@ def test_a_signature_that_was_replaced_stays_so(path: Path):
 
 def test_one_program_at_a_time(path: Path):
     replica = Replica(path, DOC, IDENTITY)
-    with pytest.raises(StoreInUseError):
+    with pytest.raises(StoreInUseError, match=r"by another node or program, .*: close that, or"):
         Replica(path, DOC, IDENTITY)
     replica.close()
     with pytest.raises(StoreError, match="another document"):
