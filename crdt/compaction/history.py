@@ -46,13 +46,17 @@ class History:
         self._replica = replica
         self.cuts = 0
         """Counted up whenever entries are not there any more, or have no effect."""
+        self.changes = 1
+        """Counted up whenever something may not take effect any more, or a snapshot was taken. What
+        was before this file was opened counts once."""
+        self._was_pruned = False
 
     @property
     def losses(self) -> int:
         """As :meth:`Document.losses`."""
-        feeds = self._replica.log.feeds.values()
-        count = sum(feed.fork is not None or feed.is_cut for feed in feeds)
-        return count if count and self._replica.database.is_pruned() else 0
+        # Who has got back all that he had pruned tells those who have not.
+        self._was_pruned = self._was_pruned or self._replica.database.is_pruned()
+        return self.changes if self._was_pruned else 0
 
     def heads(self) -> dict[bytes, tuple[int, bytes]]:
         """How many entries of each author are here, and the ID of the newest."""

@@ -544,10 +544,23 @@ class Document:
 
     @property
     def losses(self) -> int:
-        """If anything was pruned here: of how many authors something does not count any more. What
-        that had replaced may be gone here, and others may have it.
+        """A number that is higher whenever something may not take effect any more, or a snapshot
+        was taken: what is needed then may have been pruned here, and others may have it. 0 if
+        nothing was pruned.
         """
         return self._history.losses
+
+    @property
+    def given_by(self) -> PeerId | None:
+        """Who alone says so far that what he left out of a snapshot does not matter. It is kept in
+        the file.
+        """
+        data = self._replica.database.given_by()
+        return PeerId(data) if data else None
+
+    @given_by.setter
+    def given_by(self, peer: PeerId | None) -> None:
+        self._replica.database.note_given_by(b"" if peer is None else peer.to_bytes())
 
     def heads(self) -> dict[bytes, tuple[int, bytes]]:
         """How many entries of each author are here, and the ID of the newest."""

@@ -137,6 +137,7 @@ class Resolved:
         """Go on by what a log has admitted and withdrawn; what changed, as far as it is known."""
         if outcome.forks or outcome.withdrawn or outcome.tombstones or outcome.resigned:
             self._history.cuts += 1
+        self._history.changes += outcome.may_lose
         if outcome.erased or outcome.restored or outcome.erasures or outcome.acting:
             self._history.cuts += 1
             self.is_stale |= self._is_erased(outcome)

@@ -154,6 +154,7 @@ class Snapshots:
             if not self._replica.take_prefixes(prefixes, read.withdrawn, now, arrival, read.shown):
                 return
         self._history.cuts += 1
+        self._history.changes += 1
         self._feeds.forget()
         self._resolved.forget()
         if is_fresh:

@@ -83,6 +83,19 @@ class Outcome:
         )
 
     @property
+    def may_lose(self) -> bool:
+        """Whether something that was here may not count, or not take effect, any more, so that what
+        it had replaced is needed again.
+        """
+        return bool(
+            self.forks
+            or self.withdrawn
+            or self.has_other_owners
+            or self.acting
+            or any(each.header.kind == Kind.REVOKE for each in self.admitted)
+        )
+
+    @property
     def says_rights(self) -> bool:
         """Whether what has changed says who may write where."""
         return (

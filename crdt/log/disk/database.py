@@ -40,6 +40,7 @@ from lattica.crdt.log.disk.schema import (
     ERASURES,
     FORMER,
     INSERT,
+    JOINED,
     OF_KEYS,
     OF_RIGHTS,
     SCHEMA,
@@ -115,7 +116,9 @@ class DocumentDatabase:
             elif version in FORMER:
                 if version == 2:
                     db.execute(ERASURES)
-                db.execute(ARRIVAL)
+                if version < 6:
+                    db.execute(ARRIVAL)
+                db.execute(JOINED)
                 db.execute(f"PRAGMA user_version={VERSION}")
             elif version != VERSION:
                 raise StoreError(f"{self.path} is of version {version}, which is not known here")
@@ -148,6 +151,12 @@ class DocumentDatabase:
         if row is None or row[1] != self._inode():
             return None
         return SessionKey(row[0])
+
+    def given_by(self) -> bytes:
+        """Whose snapshot nobody has confirmed yet; empty: nobody's."""
+        with self._errors():
+            row = self._db.execute("SELECT given_by FROM joined").fetchone()
+        return row[0] if row else b""
 
     def load(self) -> tuple[list[Feed], list[bytes]]:
         """What is admitted, by author, and the IDs of tombstones and of what was withdrawn.
@@ -408,6 +417,15 @@ class DocumentDatabase:
         with self.transaction("FULL"):
             self._db.execute("DELETE FROM session")
             self._db.execute("INSERT INTO session VALUES (?, ?)", (session.seed, self._inode()))
+
+    def note_given_by(self, peer: bytes) -> None:
+        """Keep whose snapshot nobody has confirmed yet; empty: nobody's. Raises StoreError."""
+        if peer == self.given_by():
+            return
+        with self.transaction("NORMAL"):
+            self._db.execute("DELETE FROM joined")
+            if peer:
+                self._db.execute("INSERT INTO joined VALUES (?)", (peer,))
 
     def keep_own(
         self,

@@ -16,9 +16,9 @@ from lattica.crdt.log.errors import (
 )
 from lattica.nat.base.errors import RemoteProtocolError
 
-VERSION: Final = 6
+VERSION: Final = 7
 """Of the form; a file of a later one is refused."""
-FORMER: Final = (2, 3, 4, 5)
+FORMER: Final = (2, 3, 4, 5, 6)
 """Those that are brought to it. Up to 3 no remnant has a signature; up to 4 nothing of documents
 with owners is pruned; up to 5 it is not known when entries came here."""
 ARRIVAL: Final = "ALTER TABLE entry ADD COLUMN came INTEGER NOT NULL DEFAULT 0"
@@ -29,6 +29,11 @@ CREATE TABLE erasure (
     certificate BLOB NOT NULL) WITHOUT ROWID
 """
 """All that are known, be they admitted or not. Files of version 2 have none."""
+JOINED: Final = """
+CREATE TABLE joined (given_by BLOB NOT NULL)
+"""
+"""Whose snapshot nobody has confirmed yet, if any: a peer's ID. Files of versions up to 6
+lack it."""
 SCHEMA: Final = (
     """
 CREATE TABLE document (doc_id BLOB NOT NULL, genesis BLOB NOT NULL);
@@ -45,6 +50,8 @@ CREATE TABLE pruned (
     size INTEGER NOT NULL, PRIMARY KEY (author, seq)) WITHOUT ROWID;
 """
     + ERASURES
+    + ";"
+    + JOINED
 )
 """In `pruned` are runs of entries that are gone: from a sequence number on their IDs, what is left
 of their headers, and their bytes."""

@@ -201,9 +201,11 @@ class Exchanges:
             self._sum(session.counts)
         return Ended(session.needs_snapshot, session.has_heard)
 
-    async def give_snapshot(self, stream: Stream) -> None:
-        """Give a peer that has asked for it a snapshot, or confirm one."""
-        await self._joining.give(stream)
+    async def give_snapshot(self, stream: Stream) -> bool:
+        """Give a peer that has asked for it a snapshot, or confirm one; whether it has taken one:
+        then another exchange is due.
+        """
+        return await self._joining.give(stream)
 
     def begin_anew(self) -> None:
         """Ask for every author again: rights have changed."""

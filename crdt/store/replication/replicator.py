@@ -489,7 +489,8 @@ class Replicator:
         async with self._answering.of(stream):
             began = next(self._numbers)
             if purpose is Purpose.SNAPSHOT:
-                await self.exchanges.give_snapshot(stream)
+                if await self.exchanges.give_snapshot(stream) and member is not None:
+                    member.wanted.set()
                 return
             ended = await self.exchanges.converse(stream, nonce, is_opener=False)
         if member is None:

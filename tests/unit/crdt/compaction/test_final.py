@@ -347,3 +347,27 @@ def test_payloads():
     ):
         with pytest.raises(RemoteProtocolError):
             decode_finality(wrong)
+
+
+def test_each_time_that_something_does_not_count_any_more_is_told_from_the_others(make: Make):
+    """Whoever was asked before is asked again."""
+    owner, second, anna, bert = (make(each) for each in (OWNER, SECOND, ANNA, BERT))
+    for each in (ANNA, BERT):
+        owner.grant(each.peer_id)
+    owner.registers["x"] = 1
+    assert owner.losses == 0
+    owner.registers["x"] = 2
+    sync(owner, second, anna, bert)
+    assert owner.prune(0) == 1
+    sync(owner, second, anna, bert)
+    seen = [owner.losses]
+    for other in (anna, bert):
+        second.revoke(other._replica.identity.peer_id)
+        other.registers["a"] = 1
+        exchange(owner, other)
+        exchange_all(owner, second)
+        seen.append(owner.losses)
+        owner.grant(other._replica.identity.peer_id)
+        exchange_all(owner, second, other)
+    assert 0 < seen[0] < seen[1] < seen[2]
+    assert second.losses == 0

@@ -561,8 +561,13 @@ def test_a_file_of_the_version_before_is_used(make: Make, tmp_path: Path):
     path = tmp_path / "older"
     anna = make(ANNA, path=path)
     anna.registers["a"] = 1
-    anna._replica.database._db.execute("DROP TABLE erasure")
-    anna._replica.database._db.execute("PRAGMA user_version=2")
+    for statement in (
+        "DROP TABLE erasure",
+        "DROP TABLE joined",
+        "ALTER TABLE entry DROP COLUMN came",
+        "PRAGMA user_version=2",
+    ):
+        anna._replica.database._db.execute(statement)
     anna.close()
     anna = make(ANNA, path=path)
     anna.registers["a"] = 2

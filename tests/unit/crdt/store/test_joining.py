@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import pytest
 import trio
@@ -150,7 +151,29 @@ async def test_what_one_leaves_out_another_one_brings_back(tmp_path, autojump_cl
                 await trio.sleep(1)
         assert "different states" in caplog.text
         assert third.root == honest.root
-        assert third._replicator.exchanges._joining._given_by is None
+        assert third.given_by is None
+
+
+def branch_of(document: SharedDocument) -> bytes:
+    """A chain with another entry for the next place of a document's session."""
+    log, session = document._replica.log, document._replica._current_session()
+    length, newest = document.heads()[session.author]
+    branch = sign_entry(
+        session,
+        document.genesis.doc_id,
+        length,
+        newest,
+        log.feeds[session.author].hlc + 1,
+        Kind.REGISTER,
+        RegisterWrite("a", "other branch").encode(),
+    )
+    return encode_chain([branch], with_prev=True)
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    with trio.fail_after(600):
+        while not is_so():
+            await trio.sleep(1)
 
 
 async def test_what_was_replaced_by_what_does_not_count_any_more_comes_back(
@@ -167,29 +190,75 @@ async def test_what_was_replaced_by_what_does_not_count_any_more_comes_back(
         first.registers["b"] = 1
         for document in documents:
             await document.synced(timeout=60)
-        log, session = liar._replica.log, liar._replica._current_session()
         liar.registers["other"] = 1
-        length, newest = liar.heads()[session.author]
-        branch = sign_entry(
-            session,
-            liar.genesis.doc_id,
-            length,
-            newest,
-            log.feeds[session.author].hlc + 1,
-            Kind.REGISTER,
-            RegisterWrite("a", "other branch").encode(),
-        )
+        branch = branch_of(liar)
         liar.registers["a"] = "bad"
         liar.registers["c"] = 1
         for document in documents:
             await document.synced(timeout=60)
         assert first.prune(0) == 1
-        first.receive(encode_chain([branch], with_prev=True), "peer")
+        first.receive(branch, "peer")
         assert [*first.forks()]
-        with trio.fail_after(60):
-            while second.registers["a"] != "good" or first.registers.get("a") != "good":
-                await trio.sleep(1)
+        await until(lambda: second.registers["a"] == "good" == first.registers.get("a"))
         assert first.root == second.root
+
+
+async def test_what_comes_back_goes_on_to_those_who_have_agreed_that_it_is_gone(
+    tmp_path, autojump_clock
+):
+    async with stores(tmp_path) as net:
+        one, two, three, four = (net.store() for _ in range(4))
+        first, second, liar = [await each.open("cluster") for each in (one, two, three)]
+        for store in (one, three):
+            await host_of(two).connect(host_of(store).peer_id)
+        first.registers["a"] = "good"
+        first.registers["b"] = 1
+        await until(lambda: liar.registers.get("b") == 1)
+        liar.registers["other"] = 1
+        branch = branch_of(liar)
+        liar.registers["a"] = "bad"
+        liar.registers["c"] = 1
+        await until(lambda: first.registers.get("c") == 1 == second.registers.get("c"))
+        fourth = await four.open("cluster")
+        await host_of(four).connect(host_of(two).peer_id)
+        await until(lambda: fourth.heads() == second.heads())
+        fourth.close()
+        liar.close()
+        assert (first.prune(0), second.prune(0)) == (1, 1)
+        first.receive(branch, "peer")
+        await until(lambda: second.heads() == first.heads())
+        assert first.registers.get("a") is second.registers.get("a") is None
+        await first.synced(timeout=60)
+        await second.synced(timeout=60)
+        fourth = await four.open("cluster")
+        await until(lambda: first.registers.get("a") == "good" == second.registers.get("a"))
+        assert first.root == second.root == fourth.root
+
+
+async def test_who_goes_on_having_other_entries_is_asked_for_a_snapshot_after_a_restart_too(
+    tmp_path, autojump_clock
+):
+    """By what the first one has left out the other's entries might not count here."""
+    async with stores(tmp_path) as net:
+        one, two, three = net.store(), net.store(), net.store()
+        honest, giver = await one.open("cluster"), await two.open("cluster")
+        await host_of(one).connect(host_of(two).peer_id)
+        write_much(honest)
+        await honest.synced()
+        giver.prune(0.0)
+        third = await three.open("cluster")
+        await host_of(three).connect(host_of(two).peer_id)
+        await until(lambda: third.registers.get("b") == "stays")
+        assert third.given_by == host_of(two).peer_id
+        giver.close()
+        third.close()
+        honest.registers["news"] = 1
+        honest._feeds.chains_of = lambda author, since: iter(())  # type: ignore[method-assign]
+        third = await three.open("cluster")
+        assert third.given_by == host_of(two).peer_id
+        await host_of(three).connect(host_of(one).peer_id)
+        await until(lambda: third.registers.get("news") == 1)
+        assert third.given_by is None
 
 
 @pytest.mark.parametrize("is_signed", [True, False])
