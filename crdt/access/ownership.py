@@ -56,8 +56,10 @@ class Ownership:
         self._has_forked = has_forked
         self._shown: dict[bytes, tuple[bytes, tuple[Appointment, ...]]] = {}
         """By the ID of an admitted certificate, the session, and what it shows."""
-        self._seat_of: dict[bytes, bytes] = {}
-        """By session, the ID of the appointment that it shows."""
+        self._shown_in: dict[bytes, tuple[Appointment, ...]] = {}
+        """The same by session."""
+        self._held: set[bytes] = set()
+        """Sessions of which :meth:`has_held` has said so: it stays so."""
         self._forks: Mapping[bytes, tuple[bytes, int]] = {}
         self._seats = self._walk()
 
@@ -66,12 +68,13 @@ class Ownership:
     def show(self, entry_id: bytes, author: bytes, appointments: tuple[Appointment, ...]) -> None:
         """Take what an admitted certificate shows."""
         self._shown[entry_id] = author, appointments
-        self._seat_of[author] = appointments[-1].id
+        self._shown_in[author] = appointments
 
     def forget(self, entry_id: bytes) -> bool:
         """A certificate was withdrawn; whether it showed anything."""
         author, _ = self._shown.pop(entry_id, (b"", ()))
-        return self._seat_of.pop(author, None) is not None
+        self._held.discard(author)
+        return self._shown_in.pop(author, None) is not None
 
     def settle(self, forks: Mapping[bytes, tuple[bytes, int]]) -> bool:
         """Go by what is known now; whether anything is another one than before.
@@ -86,8 +89,11 @@ class Ownership:
 
     def _walk(self, more: Iterable[Appointment] = ()) -> _Seats:
         """By what is shown, and some more."""
+        return self._walk_by(chain(*(shown for _, shown in self._shown.values()), more))
+
+    def _walk_by(self, appointments: Iterable[Appointment]) -> _Seats:
         following: dict[bytes | None, list[Appointment]] = {}
-        for each in chain(*(shown for _, shown in self._shown.values()), more):
+        for each in appointments:
             following.setdefault(each.parent, []).append(each)
         current = {owner: owner for owner in self._genesis.owners}
         replaced: dict[bytes, Appointment] = {}
@@ -165,14 +171,34 @@ class Ownership:
 
     def seat_of(self, author: bytes, identity: bytes) -> bytes | None:
         """The seat that a session says it has; None if it is no owner's."""
-        shown = self._seat_of.get(author)
-        if shown is None and identity in self._genesis.owners:
-            return identity
-        return shown
+        shown = self._shown_in.get(author)
+        if shown is not None:
+            return shown[-1].id
+        return identity if identity in self._genesis.owners else None
 
     def covers(self, header: Header, identity: bytes) -> bool:
         """Whether an entry is admitted because an owner has written it."""
         return self._seats.covers(self.seat_of(header.author, identity), header)
+
+    def has_held(self, author: bytes, identity: bytes) -> bool:
+        """Whether a session is or was an owner's: by the genesis, or by what it shows alone, be
+        that another one's by what others show.
+        """
+        if author not in self._held:
+            seat = self.seat_of(author, identity)
+            seats = self._walk_by(self._shown_in.get(author, ()))
+            if seat is None or seats.current.get(identity) != seat:
+                return False
+            self._held.add(author)
+        return True
+
+    def is_in_doubt(self, author: bytes, identity: bytes) -> bool:
+        """Whether a session says that it is an owner's, and something of it may not act."""
+        seat = self.seat_of(author, identity)
+        return seat is not None and (
+            seat not in self._seats.current.values()
+            or any(of == seat for of, _ in self._forks.values())
+        )
 
     def acts(self, header: Header, identity: bytes) -> bool:
         """Whether an entry does what only owners do with effect."""

@@ -7,7 +7,7 @@ nobody can date anything back. Only owners take back, in their own chains.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -64,6 +64,27 @@ def decode_last(items: Sequence[Plain], most: int) -> Last:
     if authors != sorted(set(authors)):
         raise RemoteProtocolError("last entries of sessions out of order")
     return tuple(last)
+
+
+def left_by_all(lasts: Iterable[Last]) -> dict[bytes, tuple[int, bytes]]:
+    """What several leave, by author: of the sessions that all name, the earliest last entry. Where
+    they name two at one place, it is none of these: the ID is empty.
+    """
+    left: dict[bytes, tuple[int, bytes]] | None = None
+    for last in lasts:
+        named = {author: (seq, entry_id) for author, seq, entry_id in last}
+        if left is None:
+            left = named
+            continue
+        both = left.keys() & named.keys()
+        left = {author: _earlier(left[author], named[author]) for author in both}
+    return left or {}
+
+
+def _earlier(one: tuple[int, bytes], other: tuple[int, bytes]) -> tuple[int, bytes]:
+    if one[0] == other[0] and one[1] != other[1]:
+        return one[0], b""
+    return min(one, other)
 
 
 def is_within(last: Last, author: bytes, seq: int, entry_id: bytes) -> bool:

@@ -4,13 +4,13 @@ A right is a capability that stands in an admitted entry: in a document with an 
 log of whoever has given it; otherwise in any log, or in the certificate of a session. An entry
 counts if a right of its author's identity covers it: by level, by the entry's time, and for each
 revocation of one of its links, up to the last entry that this names. What an owner has called final
-counts whatever is taken back.
+counts whatever is taken back, and whoever owns the document later.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -18,7 +18,7 @@ from lattica.crdt.access.appointment import Appointment, decode_appointments
 from lattica.crdt.access.capability import Capability, Level, Link, decode_capability
 from lattica.crdt.access.finality import Finality, decode_finality
 from lattica.crdt.access.ownership import Ownership
-from lattica.crdt.access.revocation import Revocation, decode_revocation, is_within
+from lattica.crdt.access.revocation import Revocation, decode_revocation, left_by_all
 from lattica.crdt.entries.genesis import Genesis, Mode
 from lattica.crdt.entries.header import Entry, Header, Kind
 from lattica.nat.base.errors import RemoteProtocolError
@@ -50,10 +50,19 @@ class Rights:
 
     What entries say depends on who owned the document: when that changes, :meth:`clear` forgets
     them, and they are learned anew.
+
+    Args:
+        ids_of: of what is admitted of an author the IDs, by number.
     """
 
-    def __init__(self, genesis: Genesis, ownership: Ownership | None = None) -> None:
+    def __init__(
+        self,
+        genesis: Genesis,
+        ownership: Ownership | None = None,
+        ids_of: Callable[[bytes], Sequence[bytes]] = lambda author: (),
+    ) -> None:
         self._genesis = genesis
+        self._ids_of = ids_of
         self.ownership = ownership or Ownership(genesis)
         """Who owns it."""
         self.clear()
@@ -62,7 +71,9 @@ class Rights:
         """Know of no entry."""
         self._granted: dict[bytes, tuple[bytes, int, Capability]] = {}
         """By the ID of the entry that has it, with its author and number."""
-        self._finality = Finality()
+        self._finality = Finality(self._ids_of)
+        self._grown: set[bytes] = set()
+        """Authors of whom more counts for good than when it was asked last."""
         self._revoked: dict[bytes, Revocation] = {}
         """By the ID of the entry."""
         self._copies: Counter[bytes] = Counter()
@@ -71,10 +82,16 @@ class Rights:
         """By their bytes, those that are held: another copy need not be verified."""
         self._held: dict[bytes, dict[bytes, Capability]] = {}
         """By identity, its rights by their IDs."""
-        self._taken: dict[bytes, list[Revocation]] = {}
-        """By link."""
+        self._taken: dict[bytes, dict[bytes, Revocation]] = {}
+        """By link, and by the ID of the entry."""
+        self._left: dict[bytes, dict[bytes, tuple[int, bytes]]] = {}
+        """By link, what all of these leave of which sessions, as far as it was asked for."""
         self._anchors: dict[bytes, set[bytes]] = {}
         """By a link, the entries by which an owner has written down that he has given it."""
+        self._written: dict[bytes, dict[bytes, tuple[int, bytes]]] = {}
+        """The same, by session the first of them, be it one by which he gives nothing: he was
+        replaced, or is in doubt.
+        """
         self._listed: tuple[tuple[Capability, bool], ...] | None = None
         """What :meth:`held` has said, until it changes."""
 
@@ -93,12 +110,21 @@ class Rights:
             if kind == Kind.GRANT:
                 return self._learn_grant(entry, self._read(payload), identity)
             if kind == Kind.REVOKE and self.ownership.acts(entry.header, identity):
-                self._revoked[entry.id] = decode_revocation(payload)
-                self._index_taken()
+                revocation = decode_revocation(payload)
+                self._revoked[entry.id] = revocation
+                self._taken.setdefault(revocation.link, {})[entry.id] = revocation
+                self._left.pop(revocation.link, None)
+                self._listed = None
                 return True
             if kind == Kind.FINAL and self.ownership.acts(entry.header, identity):
-                self._finality.learn(entry.id, decode_finality(payload))
-                return True
+                new = self._finality.learn(entry.id, decode_finality(payload))
+                self._grown.update(
+                    author
+                    for author, seq, entry_id in new
+                    if self._finality.length(author) == seq + 1
+                    and self._ids_of(author)[seq] == entry_id
+                )
+                return bool(new)
         except RemoteProtocolError:
             pass  # without effect, for every replica
         return False
@@ -109,7 +135,12 @@ class Rights:
             return False
         is_new = self._keep(entry.header, capability)
         root = capability.links[0]
-        if root.issuer == identity and self.ownership.acts(entry.header, identity):
+        if root.issuer != identity:
+            return is_new
+        written = self._written.setdefault(root.id, {})
+        place = entry.header.seq, entry.id
+        written[entry.header.author] = min(written.get(entry.header.author, place), place)
+        if self.ownership.acts(entry.header, identity):
             is_new |= not self._has_root(root)
             self._anchors.setdefault(root.id, set()).add(entry.id)
             self._listed = None
@@ -124,6 +155,13 @@ class Rights:
         or has contradicted himself, it does if he has written it down where that counts.
         """
         return self.ownership.is_unquestioned(root.issuer) or root.id in self._anchors
+
+    def _has_final_root(self, root: Link) -> bool:
+        """Whether its owner has written it down in an entry that counts for good."""
+        return any(
+            self._finality.covers(author, *place)
+            for author, place in self._written.get(root.id, {}).items()
+        )
 
     def _keep(self, header: Header, capability: Capability) -> bool:
         """Hold a right by an entry; whether it was not held. Costs the same however many there are:
@@ -151,8 +189,14 @@ class Rights:
 
     def forget(self, entry_id: bytes) -> bool:
         """An entry was withdrawn; whether any right may have changed."""
-        if self._revoked.pop(entry_id, None) is not None:
-            self._index_taken()
+        revocation = self._revoked.pop(entry_id, None)
+        if revocation is not None:
+            taken = self._taken[revocation.link]
+            del taken[entry_id]
+            if not taken:
+                del self._taken[revocation.link]
+            self._left.pop(revocation.link, None)
+            self._listed = None
             return True
         if self._finality.forget(entry_id):
             return True
@@ -178,11 +222,6 @@ class Rights:
             return False
         self._listed = None
         return True
-
-    def _index_taken(self) -> None:
-        self._taken, self._listed = {}, None
-        for revocation in self._revoked.values():
-            self._taken.setdefault(revocation.link, []).append(revocation)
 
     # What may be done.
 
@@ -228,12 +267,20 @@ class Rights:
 
     def may_write(self, header: Header, identity: bytes, name: str) -> bool:
         """Whether an admitted entry takes effect at a name."""
-        if self.ownership.covers(header, identity):
-            return True
+        return self._writes_by(header, identity, name, self._held.get(identity, {}).values())
+
+    def _writes_by(
+        self, header: Header, identity: bytes, name: str, held: Iterable[Capability]
+    ) -> bool:
+        """Whether an admitted entry takes effect at a name, as an owner's or by one of these."""
         place = self._place(header)
+        if self.ownership.covers(header, identity) or (
+            place.is_final and self.ownership.has_held(header.author, identity)
+        ):
+            return True
         return any(
             name.startswith(each.right.prefix) and self._covers(each, place, Level.WRITE)
-            for each in self._held.get(identity, {}).values()
+            for each in held
         )
 
     def may_write_at(self, identity: bytes, name: str, now_ms: int, shown: bytes = b"") -> bool:
@@ -313,28 +360,57 @@ class Rights:
             return False
         if right.expires is not None and place.milliseconds > right.expires:
             return False
-        if not self._has_root(capability.links[0]):
+        root = capability.links[0]
+        if not self._has_root(root) and not (place.is_final and self._has_final_root(root)):
             return False
-        return place.is_final or all(
-            _counts(revocation, place)
-            for link in capability.links
-            for revocation in self._taken.get(link.id, ())
-        )
+        return place.is_final or all(self._is_left(link.id, place) for link in capability.links)
+
+    def _is_left(self, link_id: bytes, place: _Place) -> bool:
+        """Whether an entry is still within what each revocation of a link leaves."""
+        taken = self._taken.get(link_id)
+        if taken is None:
+            return True
+        if link_id not in self._left:
+            self._left[link_id] = left_by_all(each.last for each in taken.values())
+        until, newest = self._left[link_id].get(place.author, (-1, b""))
+        return place.seq < until or (place.seq == until and place.id == newest)
 
     # What counts for good.
-
-    @property
-    def has_taken_back(self) -> bool:
-        """Whether any right was taken back, so that it matters what is final."""
-        return bool(self._revoked)
 
     def is_final(self, header: Header) -> bool:
         """Whether an owner has said that an entry counts, whatever is taken back."""
         return self._finality.covers(header.author, header.seq, header.id)
 
-    def final_length(self, author: bytes, has: Callable[[int, bytes], bool]) -> int:
+    def final_length(self, author: bytes) -> int:
         """As :meth:`Finality.length`."""
-        return self._finality.length(author, has)
+        return self._finality.length(author)
+
+    def take_grown(self) -> set[bytes]:
+        """Authors of whom more counts for good than when this was asked last, by what has been
+        said since.
+        """
+        grown, self._grown = self._grown, set()
+        return grown
+
+    def has_more_effects(self, author: bytes, identity: bytes, seq: int, entry_id: bytes) -> bool:
+        """Whether what an author has written, up to an entry, may take effect only as it is final:
+        something was taken back of that by which he has written, or he is an owner in doubt.
+        """
+        if self.ownership.seat_of(author, identity) is not None:
+            return self.ownership.is_in_doubt(author, identity)
+        place = _Place(author, seq, entry_id, 0, is_final=False)
+        return any(
+            each.right.level >= Level.WRITE and not self._covers(each, place, Level.WRITE)
+            for each in self._held.get(identity, {}).values()
+        )
+
+    def is_named(self, header: Header) -> bool:
+        """Whether an owner has called final just this entry, and those before it."""
+        return self._finality.names(header.author, header.seq, header.id)
+
+    def named_since(self, author: bytes, seq: int) -> list[tuple[int, bytes]]:
+        """As :meth:`Finality.named_since`."""
+        return self._finality.named_since(author, seq)
 
     def lasting(self) -> Callable[[Header, bytes, str], bool]:
         """Whether an entry takes effect at a name, of a final one as :meth:`may_write`, and for
@@ -342,18 +418,14 @@ class Rights:
         """
         lasting: dict[bytes, list[Capability]] = {}
         for entry_id, (author, seq, capability) in self._granted.items():
-            if self._finality.covers(author, seq, entry_id):
+            if self._finality.covers(author, seq, entry_id) and self._has_final_root(
+                capability.links[0]
+            ):
                 lasting.setdefault(capability.right.subject, []).append(capability)
 
         def takes_effect(header: Header, identity: bytes, name: str) -> bool:
-            if not self.is_final(header):
-                return False
-            if self.ownership.covers(header, identity):
-                return True
-            place = self._place(header)
-            return any(
-                name.startswith(each.right.prefix) and self._covers(each, place, Level.WRITE)
-                for each in lasting.get(identity, ())
+            return self.is_final(header) and self._writes_by(
+                header, identity, name, lasting.get(identity, ())
             )
 
         return takes_effect
@@ -400,8 +472,3 @@ class Rights:
 def _goes_by(capability: Capability, links: Container[bytes]) -> bool:
     """Whether a right was given by one of these, or by what was passed on from one."""
     return any(link.id in links for link in capability.links)
-
-
-def _counts(revocation: Revocation, place: _Place) -> bool:
-    """Whether an entry is still within what a revocation leaves."""
-    return is_within(revocation.last, place.author, place.seq, place.id)

@@ -22,6 +22,7 @@ from lattica.crdt.log.config import LogConfig
 from lattica.crdt.log.core import Log
 from lattica.crdt.log.erasure.erasures import Erasures, erasures_in
 from lattica.crdt.log.feed import Feed
+from lattica.crdt.log.prefix import FeedPrefix
 from lattica.crdt.tree.search_tree import SearchTree
 from lattica.crdt.types.state import State
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
@@ -100,7 +101,8 @@ def check_final(read: Snapshot, genesis: Genesis) -> None:
     if genesis.mode is Mode.OPEN or not any(each.remnants for each in read.feeds.values()):
         return
     ownership = ownership_by(genesis, read.feeds.values())
-    finality = Finality()
+    nothing = FeedPrefix(b"")
+    finality = Finality(lambda author: read.feeds.get(author, nothing).ids)
     for feed in read.feeds.values():
         if not ownership.was_owner(feed.identity):
             continue

@@ -37,9 +37,14 @@ class Authority:
         self.is_changed = False
         self.is_stale = False
         """Whether somebody else may own the document than was known when entries were learned."""
+        self._has_other_effects = False
 
     def _no_rights(self) -> Rights:
-        return Rights(self._genesis, Ownership(self._genesis, self._has_forked))
+        return Rights(self._genesis, Ownership(self._genesis, self._has_forked), self._ids_of)
+
+    def _ids_of(self, author: bytes) -> Sequence[bytes]:
+        feed = self._feeds.get(author)
+        return () if feed is None else feed.ids
 
     def _has_forked(self, author: bytes) -> bool:
         feed = self._feeds.get(author)
@@ -61,8 +66,28 @@ class Authority:
                 self.is_stale = True
         elif rights.learn(entry, feed.identity):
             self.is_changed = True
+        self._note_final(rights, feed, entry)
         if feed.fork is not None:
             self.note_fork(feed)
+
+    def _note_final(self, rights: Rights, feed: Feed, entry: Entry) -> None:
+        """Whether more counts for good by an admitted entry, and what did not may take effect."""
+        authors = rights.take_grown()
+        if rights.is_named(entry.header):
+            authors.add(feed.author)
+        for author in authors:
+            of = self._feeds[author]
+            last = rights.final_length(author) - 1
+            self._has_other_effects |= last >= 0 and rights.has_more_effects(
+                author, of.identity, last, of.ids[last]
+            )
+
+    def take_other_effects(self) -> bool:
+        """Whether, since this was asked last, something counts for good that might have had no
+        effect.
+        """
+        has, self._has_other_effects = self._has_other_effects, False
+        return has
 
     def learn_certificate(self, entry: Entry) -> None:
         """Take the capability that a session's first entry shows. Raises RemoteProtocolError."""

@@ -9,14 +9,14 @@ replica (rates, budgets, its clock) only delays: such entries are asked for agai
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import Final
 
-from lattica.crdt.access.rights import Verdict
+from lattica.crdt.access.rights import Rights, Verdict
 from lattica.crdt.base.turns import Turns, finish
-from lattica.crdt.entries.chain import signed_part
 from lattica.crdt.entries.erasure import Shown, decode_erasure
 from lattica.crdt.entries.fork import ForkProof
 from lattica.crdt.entries.genesis import Genesis
@@ -27,7 +27,7 @@ from lattica.crdt.log.clock import HybridClock, milliseconds_of
 from lattica.crdt.log.config import LogConfig
 from lattica.crdt.log.dependencies import Dependencies
 from lattica.crdt.log.erasure.payloads import Payloads
-from lattica.crdt.log.feed import Feed, identity_in
+from lattica.crdt.log.feed import Feed, Run, identity_in
 from lattica.crdt.log.forks import Forks
 from lattica.crdt.log.outcome import Outcome
 from lattica.crdt.log.prefix import FeedPrefix
@@ -68,7 +68,7 @@ class Log:
         self._withdrawn_at = withdrawn_at
         self._about_rights = about_rights
         self._remnants_at = remnants_at
-        self._dependencies = Dependencies()
+        self._dependencies = Dependencies(self._is_to_be_final)
         self._waiting = WaitingEntries()
         self._early: dict[bytes, int] = {}
         """By author, the time in ms since 1970 of the entry that waits for it."""
@@ -277,6 +277,8 @@ class Log:
                 feed.note_withdrawn(entry.header.seq)
                 feed.identity = feed.identity or identity_in(entry)
         self._drain(self._dependencies.unblocked(outcome.tombstones), now_ms, outcome)
+        if outcome.tombstones and self.rights is not None:
+            self.authority.is_changed = True  # an owner here may have called them final
         lengths: list[int] | None = None
         # What gives a right may stand in a later chain than what is written by it.
         while lengths != (lengths := [self.length(each.author) for each in prefixes]):
@@ -285,17 +287,26 @@ class Log:
             for prefix in prefixes:
                 author = prefix.author
                 for piece in prefix.pieces(self.genesis.doc_id, self.length(author)):
-                    feed = self.feeds.get(author) or Feed(author)
-                    fresh = self._fresh(feed, piece)
-                    if fresh:
-                        self._take(feed, fresh, None, now_ms, outcome)
-                        taken = (each for each in fresh if feed.has(each.header.seq, each.id))
-                        new = self._dependencies.unblocked(taken)
-                        self._drain([author, *new], now_ms, outcome)
+                    self._take_piece(piece, now_ms, outcome)
                     yield
                     if self.length(author) <= piece[-1].header.seq:
                         break  # the rest of it waits for another chain
+                length = self.length(author)
+                ahead = self._final_ahead(self.feeds.get(author) or Feed(author), prefix.ids)
+                if ahead:  # in one piece or not at all
+                    rest = islice(prefix.chain(self.genesis.doc_id, length), ahead - length)
+                    self._take_piece([*rest], now_ms, outcome)
             self._reconsider(now_ms, outcome)
+
+    def _take_piece(self, entries: Sequence[Entry], now_ms: int, outcome: Outcome) -> None:
+        """Take part of a chain, which begins where the author's does or follows on it."""
+        author = entries[0].header.author
+        feed = self.feeds.get(author) or Feed(author)
+        fresh = self._fresh(feed, entries)
+        if fresh:
+            self._take(feed, fresh, None, now_ms, outcome)
+            taken = (each for each in fresh if feed.has(each.header.seq, each.id))
+            self._drain([author, *self._dependencies.unblocked(taken)], now_ms, outcome)
 
     def advance(self, now_ms: int) -> Outcome:
         """Admit what was early and is not any more."""
@@ -341,12 +352,19 @@ class Log:
             feed is not None and self.rights.may_write(entry.header, feed.identity, name)
         )
 
-    def _is_allowed(self, feed: Feed, entry: Entry, outcome: Outcome) -> bool:
-        """Whether the author may write this; if that is not known yet, it waits."""
-        if self.rights is None:
+    def _is_allowed(self, feed: Feed, entry: Entry, run: Run, outcome: Outcome) -> bool:
+        """Whether the author may write this, behind a run; if that is not known yet, it waits."""
+        if self.rights is None or run.is_open:
             return True
         verdict = self.authority.verdict(feed, entry)
+        if verdict is not Verdict.ALLOWED and run.has_grants:
+            # He may have the right by what he has written before it.
+            self._admit_whole(feed, run, outcome)
+            verdict = self.authority.verdict(feed, entry)
         if verdict is Verdict.ALLOWED:
+            return True
+        if entry.header.seq < run.ahead:
+            run.is_open = True
             return True
         if entry.header.seq == 0:
             self.rights.forget(entry.id)
@@ -396,18 +414,27 @@ class Log:
             self._drain([feed.author, *self._dependencies.unblocked(fresh)], now_ms, outcome)
 
     def _withdrawn(self, feed: Feed, outcome: Outcome) -> Iterator[Entry]:
-        """What was withdrawn and follows on a feed, as it grows, while a right covers it."""
-        rights = self.rights
-        fresh = [each for each in outcome.tombstones if each.header.author == feed.author]
+        """What was withdrawn and follows on a feed, as it grows, while a right covers it or it may
+        be final.
+        """
+        rights, ahead = self.rights, self._final_ahead(feed)
+        fresh = {
+            each.header.prev_id: each
+            for each in outcome.tombstones
+            if each.header.author == feed.author
+        }
         while rights is not None and feed.may_grow:
-            found = chain(self._withdrawn_at(feed.author, len(feed.ids)), fresh)
+            found = self._withdrawn_at(feed.author, len(feed.ids))
             before = self._newest(feed)
             entry = next((each for each in found if each.header.prev_id == before), None)
+            entry = entry or fresh.get(before)
             if entry is None:
                 is_cut_now = any(author == feed.author for author, _ in outcome.withdrawn)
                 feed.is_cut = is_cut_now or bool(fresh)
                 return
-            if self.authority.verdict(feed, entry) is not Verdict.ALLOWED:
+            if entry.header.seq >= ahead and (
+                self.authority.verdict(feed, entry) is not Verdict.ALLOWED
+            ):
                 return
             yield entry
 
@@ -423,6 +450,20 @@ class Log:
             return
         if rights.is_free(feed.author, feed.identity, feed.ids):
             return
+        # With an entry that was called final those before it are not, any more.
+        while self._withdraw_uncovered(rights, feed, admitted, outcome):
+            pass
+
+    def _withdraw_uncovered(
+        self,
+        rights: Rights,
+        feed: Feed,
+        admitted: dict[tuple[bytes, int], Entry],
+        outcome: Outcome,
+    ) -> bool:
+        """Withdraw what comes from the first entry on that no right covers, and is not final;
+        whether there is one.
+        """
         length = len(feed.ids)
 
         def entry_at(seq: int) -> Entry:
@@ -431,13 +472,13 @@ class Log:
             return entry
 
         # Of what is final it need not be asked, and much of it may be pruned.
-        seq = rights.final_length(feed.author, feed.has)
+        seq = rights.final_length(feed.author)
         while seq < length and (
             rights.verdict(entry_at(seq).header, feed.identity) is Verdict.ALLOWED
         ):
             seq += 1
         if seq == length:
-            return
+            return False
         hlc = 0
         while seq:
             entry = entry_at(seq - 1)
@@ -457,6 +498,7 @@ class Log:
             for each in outcome.admitted
             if each.header.author != feed.author or each.header.seq < seq
         ]
+        return True
 
     # Admission.
 
@@ -510,6 +552,17 @@ class Log:
             self.feeds.setdefault(feed.author, feed)
             feed.note_withdrawn(outcome.tombstones[0].header.seq)
             self._drain(self._dependencies.unblocked(outcome.tombstones), now_ms, outcome)
+            if self._final_ahead(feed):
+                self._admit_again(feed, now_ms, outcome)
+
+    def _is_to_be_final(self, entry: Entry) -> bool:
+        """Whether an owner has called an entry final that is not admitted, and may be."""
+        header = entry.header
+        if self.rights is None or not self.rights.is_named(header):
+            return False
+        feed = self.feeds.get(header.author) or Feed(header.author)
+        is_before_fork = feed.fork is None or header.seq < feed.fork.seq
+        return is_before_fork and not feed.has(header.seq, entry.id)
 
     def _behind(self, feed: Feed, entries: Sequence[Entry]) -> Sequence[Entry]:
         """Those of an author's entries from the place of a fork on, or from the first on that no
@@ -540,7 +593,8 @@ class Log:
     def _follow(self, feed: Feed, left: deque[Entry], now_ms: int, outcome: Outcome) -> None:
         """Admit the entries of `left` that can be, in order; empty it if one never can."""
         refusals = len(outcome.refusals)
-        for _ in self._admit_run(feed, left, now_ms, outcome):
+        here = (each.id for each in left)
+        for _ in self._admit_run(feed, left, now_ms, outcome, here):
             left.popleft()
         self._forks.check_last(feed, outcome)
         if any(each.is_final for each in outcome.refusals[refusals:]):
@@ -572,44 +626,60 @@ class Log:
             yield entry
 
     def _admit_run(
-        self, feed: Feed, entries: Iterable[Entry], now_ms: int, outcome: Outcome
+        self,
+        feed: Feed,
+        entries: Iterable[Entry],
+        now_ms: int,
+        outcome: Outcome,
+        here: Iterable[bytes] = (),
     ) -> list[Entry]:
-        """Admit the first of these, each of which follows on the one before, that can be.
+        """Admit the first of these, each of which follows on the one before, that can be; `here`
+        has the IDs of those that are not kept yet.
 
         Entries that are not signed by themselves count together with the next that is, or not at
         all: what vouches for them would not be here, so others could not be given them, and that
-        their author contradicts himself could not be proved.
+        their author contradicts himself could not be proved. So do those that nothing but an owner
+        covers who has called one behind them final: before that has come it is not known that they
+        are what he has called so.
         """
-        admitted: list[Entry] = []
-        run: dict[bytes, Entry] = {}
-        size, hlc = feed.size, feed.hlc
+        run = Run(feed.hlc, self._final_ahead(feed, here))
         for entry in entries:
             if not self._judge(feed, entry, run, now_ms, outcome):
                 break
             feed.follow(entry)
-            run[entry.id] = entry
-            if entry.header.kind in _ABOUT_RIGHTS and entry.is_signed():
-                # Those behind it may have their right by it.
-                admitted += self._admit(feed, run.values(), outcome)
-                run.clear()
-                size, hlc = feed.size, feed.hlc
-        signed: Sequence[Entry] = [*run.values()]
-        if feed.fork is None or not feed.fork.vouches_for(feed.ids):
-            signed = signed_part(signed)
-        if len(signed) < len(run):
-            del feed.ids[len(feed.ids) - len(run) + len(signed) :]
-            feed.size = size + sum(each.size for each in signed)
-            feed.hlc = signed[-1].header.hlc if signed else hlc
+            run.add(entry, is_named=self.rights is not None and self.rights.is_named(entry.header))
+        self._admit_whole(feed, run, outcome)
+        if run.entries:
+            del feed.ids[-len(run.entries) :]
+            feed.size -= sum(each.size for each in run.entries)
+            feed.hlc = run.hlc
             if self.rights is not None and not feed.ids:
-                self.rights.forget(next(iter(run)))
-        return admitted + self._admit(feed, signed, outcome)
+                self.rights.forget(run.entries[0].id)
+        return run.admitted
 
-    def _judge(
-        self, feed: Feed, entry: Entry, before: Container[bytes], now_ms: int, outcome: Outcome
-    ) -> bool:
-        """Whether the next entry of a feed can be admitted now, behind those with the IDs
-        `before`.
+    def _admit_whole(self, feed: Feed, run: Run, outcome: Outcome) -> None:
+        """Admit what counts of a run without what follows."""
+        is_vouched = feed.fork is not None and feed.fork.vouches_for(feed.ids)
+        self._admit(feed, run.take_whole(is_vouched=is_vouched), outcome)
+
+    def _final_ahead(self, feed: Feed, here: Iterable[bytes] = ()) -> int:
+        """How many entries of a feed an owner has called final, by one that is not admitted yet:
+        it waits, is kept without effect, or its ID is among those `here`. 0 if there is none.
         """
+        named = [] if self.rights is None else self.rights.named_since(feed.author, len(feed.ids))
+        if feed.fork is not None:
+            named = named[: bisect_left(named, (feed.fork.seq, b""))]
+        if not named:
+            return 0
+        ids = {*here}
+        for seq, entry_id in reversed(named):
+            waiting = self._waiting.get(feed.author, seq)
+            if entry_id in ids or self.knows(entry_id) or (waiting and waiting.id == entry_id):
+                return seq + 1
+        return 0
+
+    def _judge(self, feed: Feed, entry: Entry, run: Run, now_ms: int, outcome: Outcome) -> bool:
+        """Whether the next entry of a feed can be admitted now, behind a run."""
         header = entry.header
         reason = self._broken_rule(feed, entry)
         if reason:
@@ -621,13 +691,13 @@ class Log:
             reason = "an entry without its payload"
             outcome.refuse(feed.author, header.seq, reason, is_final=False)
             return False
-        if not self._is_allowed(feed, entry, outcome):
+        if not self._is_allowed(feed, entry, run, outcome):
             return False
         milliseconds = milliseconds_of(header.hlc)
         if milliseconds > now_ms + self.config.max_future * 1000:
             self._early[feed.author] = milliseconds
             return False
-        return self._dependencies.is_met(entry, before)
+        return self._dependencies.is_met(entry, run.ids)
 
     def _broken_rule(self, feed: Feed, entry: Entry) -> str:
         """Why no replica admits this as the next entry of a feed; empty if nothing is wrong."""
@@ -670,6 +740,5 @@ class Log:
             outcome.has_revived |= self.knows(entry.id)
             self._dependencies.note(entry.id)
             self.authority.learn(feed, entry)
-            if entry.header.kind == Kind.FINAL and self.rights is not None:
-                outcome.has_other_effects |= self.rights.has_taken_back
+        outcome.has_other_effects |= self.authority.take_other_effects()
         return entries

@@ -18,9 +18,14 @@ again."""
 
 
 class Dependencies:
-    """By the IDs of entries, which are here and which are missing."""
+    """By the IDs of entries, which are here and which are missing.
 
-    def __init__(self) -> None:
+    Args:
+        is_awaited: whether something else than a dependency makes an entry one that is waited for.
+    """
+
+    def __init__(self, is_awaited: Callable[[Entry], bool] = lambda entry: False) -> None:
+        self._is_awaited = is_awaited
         self.known: set[bytes] = set()
         """What is here, be it as a tombstone."""
         self._blocked: dict[bytes, set[bytes]] = {}
@@ -68,8 +73,8 @@ class Dependencies:
         self._wanted.discard(entry_id)
 
     def is_wanted(self, entry: Entry) -> bool:
-        """Whether others' entries wait for this one."""
-        return entry.id in self._blocked or entry.id in self._wanted
+        """Whether others' entries wait for this one, or something else does."""
+        return entry.id in self._blocked or entry.id in self._wanted or self._is_awaited(entry)
 
     def keep_tombstones(
         self, behind: Sequence[Entry], outcome: Outcome, is_whole: Callable[[Entry], bool]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lattica.crdt.entries.fork import ForkProof
-from lattica.crdt.entries.header import Entry
+from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.keys.session import decode_certificate
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.limits.token_bucket import TokenBucket
@@ -69,6 +69,53 @@ class Feed:
             self.hlc = last.header.hlc
         elif not self.ids:
             self.hlc = 0
+
+
+@dataclass(slots=True)
+class Run:
+    """Entries that have gone behind a feed, and are not admitted yet."""
+
+    hlc: int
+    """Of the entry before them."""
+    ahead: int = 0
+    """How many entries of the author an owner has called final, if all of them come."""
+    entries: list[Entry] = field(default_factory=list)
+    ids: set[bytes] = field(default_factory=set)
+    admitted: list[Entry] = field(default_factory=list)
+    """What has been taken out."""
+    is_open: bool = False
+    """Whether the last of them counts only together with what comes behind it."""
+    _is_open: list[bool] = field(default_factory=list)
+    """The same of each."""
+    has_grants: bool = False
+    """Whether they say of rights what may be of use behind them."""
+
+    def add(self, entry: Entry, *, is_named: bool) -> None:
+        """Have an entry behind the others; whether it is what an owner has called final."""
+        self.entries.append(entry)
+        self.ids.add(entry.id)
+        self.is_open = self.is_open and not is_named
+        self._is_open.append(self.is_open)
+        self.has_grants |= entry.header.kind == Kind.GRANT
+
+    def take_whole(self, *, is_vouched: bool) -> list[Entry]:
+        """Take out the first, as many as count without what follows: they end with one that is
+        signed by itself, or is the last and vouched for.
+        """
+        end = len(self.entries)
+        while end and (
+            self._is_open[end - 1]
+            or not ((is_vouched and end == len(self.entries)) or self.entries[end - 1].is_signed())
+        ):
+            end -= 1
+        taken = self.entries[:end]
+        self.admitted += taken
+        if taken:
+            del self.entries[:end], self._is_open[:end]
+            self.hlc = taken[-1].header.hlc
+            self.ids = {each.id for each in self.entries}
+            self.has_grants = any(each.header.kind == Kind.GRANT for each in self.entries)
+        return taken
 
 
 def identity_in(entry: Entry) -> bytes:

@@ -50,14 +50,24 @@ class DocumentFinality:
     def _last(self, feed: Feed, before_ms: int) -> Iterator[tuple[bytes, int, bytes]]:
         """The last of a session's entries of before a time that its author has signed by itself, if
         that is not final yet and is not only what was said of this: there would be no end to it.
+
+        Of an owner who has contradicted himself it is before any right that he has given in vain:
+        as a final one it would count.
         """
         rights = self._writer.rights
+        in_doubt = rights.ownership.is_in_doubt(feed.author, feed.identity)
         last: list[tuple[bytes, int, bytes]] = []
+        is_news = False
         for entry in self._writer.replica.database.entries_before(feed.author, before_ms):
-            if rights.is_final(entry.header):
-                return
+            header = entry.header
+            if rights.is_final(header) or (is_news and not in_doubt):
+                break
+            is_right = in_doubt and header.kind == Kind.GRANT
+            if is_right and not rights.ownership.acts(header, feed.identity):
+                last, is_news = [], False
+                continue
             if not last and entry.is_signed():
-                last.append((feed.author, entry.header.seq, entry.id))
-            if last and entry.header.kind != Kind.FINAL:
-                yield from last
-                return
+                last = [(feed.author, header.seq, entry.id)]
+            is_news = is_news or (bool(last) and header.kind != Kind.FINAL)
+        if is_news:
+            yield from last
