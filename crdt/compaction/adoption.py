@@ -17,7 +17,7 @@ from lattica.crdt.entries.genesis import Genesis, Mode
 from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.entries.remnant import has_signature
 from lattica.crdt.log.authority import ownership_by
-from lattica.crdt.log.clock import milliseconds_of
+from lattica.crdt.log.clock import NEVER_EARLY, milliseconds_of
 from lattica.crdt.log.config import LogConfig
 from lattica.crdt.log.core import Log
 from lattica.crdt.log.erasure.erasures import Erasures, erasures_in
@@ -77,10 +77,9 @@ def check_authors(read: Snapshot, config: LogConfig, known: Mapping[bytes, objec
         raise RemoteProtocolError("a snapshot with more authors than are taken here")
 
 
-def check_limits(read: Snapshot, genesis: Genesis, config: LogConfig, now_ms: int) -> None:
-    """Raises RemoteProtocolError for what no replica can have admitted, or not yet."""
+def check_limits(read: Snapshot, genesis: Genesis) -> None:
+    """Raises RemoteProtocolError for what no replica can have admitted."""
     limits = genesis.limits
-    future = now_ms + config.max_future * 1000
     for feed in read.feeds.values():
         if feed.size > limits.author_bytes or any(
             entry.header.payload_size > limits.entry_bytes
@@ -88,8 +87,6 @@ def check_limits(read: Snapshot, genesis: Genesis, config: LogConfig, now_ms: in
             if entry.header.seq
         ):
             raise RemoteProtocolError("a snapshot with more of an author than he may write")
-        if feed.entries and milliseconds_of(feed.entries[-1].header.hlc) > future:
-            raise RemoteProtocolError("a snapshot from the future")
 
 
 def check_final(read: Snapshot, genesis: Genesis) -> None:
@@ -118,11 +115,29 @@ def check_final(read: Snapshot, genesis: Genesis) -> None:
             raise RemoteProtocolError("a snapshot without entries that no owner has called final")
 
 
+def leave_out_early(
+    read: Snapshot, genesis: Genesis, config: LogConfig, now_ms: int
+) -> Turns[bool]:
+    """Leave out of each chain of a verified snapshot what is from the future, and what depends on
+    that, with what follows; whether there was anything. It comes again, as with any other chain:
+    its maker's clock may be ahead for as long as he writes.
+    """
+    latest = now_ms + config.max_future * 1000
+    if all(milliseconds_of(feed.hlc) <= latest for feed in read.feeds.values()):
+        return False
+    log = yield from _log_of(read, genesis, config, now_ms)
+    for feed in [*read.feeds.values()]:
+        feed.end_before(log.length(feed.author))
+        if not feed.ids and feed.fork is None:
+            del read.feeds[feed.author]
+    return True
+
+
 def replay(
-    read: Snapshot, genesis: Genesis, identity: Identity, config: LogConfig, now_ms: int
+    read: Snapshot, genesis: Genesis, identity: Identity, config: LogConfig
 ) -> Turns[tuple[State, SearchTree]]:
     """The state that the entries of a snapshot come to, and its tree, as far as `identity` can read
-    it. Those that no right covers take no effect, as everywhere.
+    it, whatever time it is. Those that no right covers take no effect, as everywhere.
 
     Raises:
         RemoteProtocolError: it has an entry that its own entries give nobody the right to write,
@@ -132,7 +147,7 @@ def replay(
     if genesis.mode is Mode.OPEN:
         erasures = erasures_in(genesis, read.feeds, read.shown)
     else:
-        log = yield from _admitted(read, genesis, config, now_ms)
+        log = yield from _admitted(read, genesis, config)
         has_effect, erasures = log.has_effect, log.erasures
         if genesis.is_sealed:
             open_payload = _keyring(read, log, identity).open
@@ -173,13 +188,8 @@ def _keyring(read: Snapshot, log: Log, identity: Identity) -> Keyring:
     return keyring
 
 
-def _admitted(read: Snapshot, genesis: Genesis, config: LogConfig, now_ms: int) -> Turns[Log]:
-    """The log that has a snapshot's entries and no others.
-
-    Raises RemoteProtocolError for entries that nobody had the right to write, or that were left out
-    where no owner has called them final; unless an owner is proved to have contradicted himself, so
-    that what he has called that may not count any more.
-    """
+def _log_of(read: Snapshot, genesis: Genesis, config: LogConfig, now_ms: int) -> Turns[Log]:
+    """The log that has of a snapshot's entries those that can be admitted, and no others."""
     prefixes = read.feeds.values()
 
     def entry_at(author: bytes, seq: int) -> Entry:
@@ -193,6 +203,17 @@ def _admitted(read: Snapshot, genesis: Genesis, config: LogConfig, now_ms: int) 
 
     log = Log(genesis, entry_at, config, about_rights=about_rights)
     yield from log.receiving_whole(prefixes, read.withdrawn, now_ms, read.shown)
+    return log
+
+
+def _admitted(read: Snapshot, genesis: Genesis, config: LogConfig) -> Turns[Log]:
+    """The log that has a snapshot's entries and no others.
+
+    Raises RemoteProtocolError for entries that nobody had the right to write, or that were left out
+    where no owner has called them final; unless an owner is proved to have contradicted himself, so
+    that what he has called that may not count any more.
+    """
+    log, prefixes = (yield from _log_of(read, genesis, config, NEVER_EARLY)), read.feeds.values()
     if any(log.length(each.author) != len(each.ids) for each in prefixes):
         raise RemoteProtocolError("a snapshot with entries that nobody had the right to write")
     rights = log.rights

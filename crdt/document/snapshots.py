@@ -13,6 +13,7 @@ from lattica.crdt.compaction.adoption import (
     check_final,
     check_limits,
     is_news,
+    leave_out_early,
     leave_out_unfounded,
     replay,
 )
@@ -142,9 +143,14 @@ class Snapshots:
         if not (yield from is_news(read, self._replica.log, self._replica.database.gone)):
             return
         check_authors(read, config, self._replica.log.feeds)
-        check_limits(read, genesis, config, now)
+        check_limits(read, genesis)
         check_final(read, genesis)
-        state, tree = yield from replay(read, genesis, identity, config, now)
+        state, tree = yield from replay(read, genesis, identity, config)
+        is_less = yield from leave_out_early(read, genesis, config, now)
+        if is_less and not (
+            yield from is_news(read, self._replica.log, self._replica.database.gone)
+        ):
+            return
         prefixes = list(read.feeds.values())
         with self._replica.arrival() as arrival:
             yield from self._replica.bringing(arrival, prefixes)
@@ -157,7 +163,7 @@ class Snapshots:
         self._history.changes += 1
         self._feeds.forget()
         self._resolved.forget()
-        if is_fresh:
+        if is_fresh and not is_less:
             self._resolved.begin_with(state, tree)
         try:
             yield from self._resolved.settle()

@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from typing import Final
 
+from lattica.crdt.entries.header import MAX_HLC
+
 _COUNTER_BITS: Final = 16
 
 
@@ -25,6 +27,10 @@ def hlc_at(milliseconds: int) -> int:
 def milliseconds_of(hlc: int) -> int:
     """Milliseconds since 1970 of a hybrid time."""
     return hlc >> _COUNTER_BITS
+
+
+NEVER_EARLY: Final = milliseconds_of(MAX_HLC)
+"""A time after that of any entry."""
 
 
 class HybridClock:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from lattica.crdt.access.appointment import Appointment, encode_appointments
 from lattica.crdt.access.keyring import Keyring
@@ -19,9 +18,9 @@ from lattica.crdt.base.turns import Turns
 from lattica.crdt.entries.erasure import Shown, erasure_of
 from lattica.crdt.entries.fork import ForkProof
 from lattica.crdt.entries.genesis import Genesis
-from lattica.crdt.entries.header import MAX_HLC, Entry, Kind
+from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.keys.session import SessionCertificate, SessionKey
-from lattica.crdt.log.clock import milliseconds_of, wall_clock_ms
+from lattica.crdt.log.clock import NEVER_EARLY, wall_clock_ms
 from lattica.crdt.log.config import LogConfig
 from lattica.crdt.log.core import Log
 from lattica.crdt.log.disk.arrival import Arrival
@@ -36,9 +35,6 @@ from lattica.crdt.log.prefix import FeedPrefix
 from lattica.nat.base.keys.identity import Identity
 
 logger = logging.getLogger(__name__)
-
-_NEVER_EARLY: Final = milliseconds_of(MAX_HLC)
-"""A time after that of any entry."""
 
 
 class Replica:
@@ -90,7 +86,7 @@ class Replica:
                 found = salvage(aside, self.genesis)
                 with self.arrival() as arrival:
                     self.take_prefixes(
-                        found.prefixes, found.withdrawn, _NEVER_EARLY, arrival, found.shown
+                        found.prefixes, found.withdrawn, NEVER_EARLY, arrival, found.shown
                     )
             except BaseException:
                 self._database.close()

@@ -39,7 +39,7 @@ def replicas(
 
 
 @contextmanager
-def making(folder: Path, clock: Clock, default: Genesis = DOC) -> Iterator[Make]:
+def making(folder: Path, clock: Callable[[], int], default: Genesis = DOC) -> Iterator[Make]:
     """A function that opens documents, each in a file of its own unless told, until the end."""
     numbers = itertools.count()
     with ExitStack() as stack:

@@ -178,3 +178,34 @@ def test_what_is_whole_again_and_erased_has_no_payload(make):
         document.close()
         report = check_document(replica.database.path)
         assert (report.problems, report.erased, report.pruned) == ([], 1, 0)
+
+
+@pytest.mark.parametrize("genesis", [LISTED, DOC])
+def test_of_a_snapshot_from_the_future_is_taken_what_is_of_now(tmp_path, clock, genesis):
+    """The maker's clock is ahead, for as long as he writes; he is not to blame."""
+    with (
+        making(tmp_path / "ahead", lambda: clock() + 90_000, genesis) as ahead,
+        making(tmp_path / "right", clock, genesis) as make,
+    ):
+        owner, carl = ahead(OWNER), make(CARL)
+        for number in range(20):
+            owner.registers["a"] = number
+        clock.ms += 600_000
+        assert owner.prune(0) >= 18
+        for _ in range(3):
+            clock.ms += 20_000
+            owner.registers["b"] = clock.ms
+        carl.receive_snapshot(owner.snapshot(), [OWNER.peer_id])
+        assert carl.registers["a"] == 19
+        assert carl.registers["b"] not in (None, owner.registers["b"])
+        heads = carl.heads()
+        carl.receive_snapshot(owner.snapshot(), [OWNER.peer_id])  # and brings no more of it yet
+        assert carl.heads() == heads
+        false = signed(OWNER, [*chains_of(owner).values()], bytes(32), genesis)
+        with pytest.raises(RemoteProtocolError, match="another state than it says"):
+            carl.receive_snapshot(false, [OWNER.peer_id])
+        clock.ms += 90_000
+        exchange(carl, owner)
+        assert (carl.root, carl.heads()) == (owner.root, owner.heads())
+        carl.close()
+        assert not check_document(carl._replica.database.path).problems
