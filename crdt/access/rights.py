@@ -273,10 +273,10 @@ class Rights:
         self, header: Header, identity: bytes, name: str, held: Iterable[Capability]
     ) -> bool:
         """Whether an admitted entry takes effect at a name, as an owner's or by one of these."""
+        if self.ownership.covers(header, identity):
+            return True
         place = self._place(header)
-        if self.ownership.covers(header, identity) or (
-            place.is_final and self.ownership.has_held(header.author, identity)
-        ):
+        if place.is_final and self.ownership.has_held(header.author, identity):
             return True
         return any(
             name.startswith(each.right.prefix) and self._covers(each, place, Level.WRITE)

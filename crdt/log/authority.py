@@ -108,11 +108,13 @@ class Authority:
             self._forked.add(feed.author)
         self.is_stale = True  # if he did so from the first entry on, he has frozen nobody
 
-    def forget(self, entry_ids: Iterable[bytes]) -> None:
-        """Take back what entries said that are not admitted any more."""
-        entry_ids = [*entry_ids]
+    def forget(self, feed: Feed, since: int) -> None:
+        """Take back what those entries of a feed said that are about to go, from a number on."""
+        entry_ids = feed.ids[since:]
         self.erasures.forget(entry_ids)
         if self.rights is not None:
+            # What was called final by one of them is not final any more.
+            self.is_changed |= self.rights.final_length(feed.author) > since
             for entry_id in entry_ids:
                 self.is_changed |= self.rights.forget(entry_id)
                 self.is_stale |= self.rights.ownership.forget(entry_id)

@@ -487,7 +487,7 @@ class Log:
                 break
             seq -= 1  # only what is withdrawn has vouched for it
         size = feed.size - sum(entry_at(each).size for each in range(seq, length))
-        self.authority.forget(feed.ids[seq:])
+        self.authority.forget(feed, seq)
         del feed.ids[seq:]
         feed.bare.difference_update(range(seq, max(feed.bare, default=0) + 1))
         feed.size, feed.hlc, feed.is_cut = size, hlc, True
@@ -552,8 +552,8 @@ class Log:
             self.feeds.setdefault(feed.author, feed)
             feed.note_withdrawn(outcome.tombstones[0].header.seq)
             self._drain(self._dependencies.unblocked(outcome.tombstones), now_ms, outcome)
-            if self._final_ahead(feed):
-                self._admit_again(feed, now_ms, outcome)
+        if self._final_ahead(feed):
+            self._admit_again(feed, now_ms, outcome)
 
     def _is_to_be_final(self, entry: Entry) -> bool:
         """Whether an owner has called an entry final that is not admitted, and may be."""

@@ -195,7 +195,7 @@ class Forks:
             if not each.is_signed()
         ]
         last = self.admitted(feed, seq - 1, outcome)
-        self._authority.forget(feed.ids[seq:])
+        self._authority.forget(feed, seq)
         feed.cut(proof, last)
         self._authority.note_fork(feed)
         self._waiting.drop(proof.author, seq)

@@ -176,7 +176,7 @@ def chain_of(
     return entries
 
 
-WRITE = Kind.REGISTER, RegisterWrite("x", 1).encode()
+WRITE, OTHER = ((Kind.REGISTER, RegisterWrite("x", number).encode()) for number in range(2))
 
 
 @pytest.mark.parametrize("is_first", [True, False])
@@ -201,6 +201,31 @@ def test_what_is_called_final_goes_with_what_vouches_for_it(make, clock, is_firs
     exchange_all(owner, bert)
     bert.receive(chain, "peer")
     assert bert.heads()[author] == (5, entries[4].id)
+
+
+def test_what_is_called_final_ends_with_a_fork_before_it(make, clock):
+    """Who hears of the fork first does not know what was to come behind it."""
+    owner, second, bert = make(OWNER), make(SECOND), make(BERT)
+    owner.grant(ANNA.peer_id)
+    exchange_all(owner, second, bert)
+    second.revoke(ANNA.peer_id)
+    session = SessionKey.generate()
+    entries = chain_of(ANNA, clock, *[WRITE] * 6, session=session)
+    author = session.author
+    clock.ms -= 1  # so that it begins with the same
+    side = chain_of(ANNA, clock, *[WRITE] * 3, OTHER, session=session)
+    assert [each.id for each in side[:4]] == [each.id for each in entries[:4]]
+    owner.receive(encode_chain(entries, with_prev=True), "peer")
+    for seq in (2, 5):
+        call_final(owner, (author, seq, entries[seq].id))
+    exchange_all(owner, second)
+    assert owner.heads()[author][0] == second.heads()[author][0] == 6
+    owner.receive(encode_chain(side, with_prev=True), "peer")
+    [fork] = owner.forks()
+    bert.receive_fork(fork)
+    exchange_all(owner, second, bert)
+    same(owner, second, bert)
+    assert bert.heads()[author] == (3, entries[2].id)
 
 
 def test_lengths():
