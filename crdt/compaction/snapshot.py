@@ -3,7 +3,8 @@
 It has of each author the whole chain: the entries that still matter, and of those that do not what
 their headers say (:mod:`lattica.crdt.entries.remnant`). So whoever begins with it verifies all
 links and the newest signature, and admits, refuses and resolves what comes next as everybody else
-does. Who signs it says that this is the state, and that nothing else of what is there matters.
+does. Who signs it says that this is the state, and that nothing else of what is there matters; who
+cannot read all of a sealed document says nothing of the state.
 
 It travels as parts of at most 1 MiB, canonical:
 
@@ -194,7 +195,10 @@ class SnapshotReader:
             raise RemoteProtocolError("an empty snapshot: it has no parts")
         digest = self._digest.digest()
         with _as_changed():
-            signed = [read_statement(each, self._doc_id, of=digest) for each in self._signed]
+            signed = [
+                read_statement(each, self._doc_id, of=digest, needs_root=False)
+                for each in self._signed
+            ]
             feeds = yield from self._body.finish()
         names = frozenset(each.certificate.identity for each in signed)
         signers = signers(feeds) if callable(signers) else signers

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lattica.crdt.access.capability import Level
 from lattica.crdt.base.turns import Turns, finish
-from lattica.crdt.compaction.history import History, Point
+from lattica.crdt.compaction.history import History
 from lattica.crdt.compaction.snapshot import Snapshot
 from lattica.crdt.document.editing import ReplicatedList, Text
 from lattica.crdt.document.erasing import Erasing, Named
@@ -453,9 +453,11 @@ class Document:
         """
         return self._statements.statement(of)
 
-    def stating(self, of: bytes = b"", point: Point | None = None) -> Turns[SignedStatement]:
-        """As :meth:`statement`, in turns; of what the document was at a point."""
-        return self._statements.stating(of, point)
+    def stating(self) -> Turns[SignedStatement]:
+        """As :meth:`statement`, in turns; of what the document was at some time meanwhile. Without
+        a root if this peer cannot read all of it.
+        """
+        return self._statements.stating()
 
     # What of the history can go.
 
@@ -486,7 +488,8 @@ class Document:
 
     def snapshot(self, others: Sequence[SignedStatement] = ()) -> tuple[bytes, ...]:
         """What another replica can begin with: parts of at most 1 MiB, signed by this store. With
-        signatures of others who have the same: theirs, too; see :meth:`countersign`.
+        signatures of others who have the same: theirs, too; see :meth:`countersign`. Who cannot
+        read all of a sealed document makes one that does not say what it comes to.
         """
         return self._snapshots.snapshot(others)
 

@@ -89,17 +89,19 @@ class Snapshots:
     def snapshot(self, others: Sequence[SignedStatement] = ()) -> tuple[bytes, ...]:
         """As :meth:`Document.snapshot`."""
         body = finish(self._history.body(self._history.heads()))
-        return first_part([self._statements.statement(body_digest(body)), *others]), *body
+        root = self._statements.root_of(finish(self._resolved.point()))
+        mine = self._statements.say(self._history.heads(), root, body_digest(body))
+        return first_part([mine, *others]), *body
 
     def making_snapshot(self, others: Sequence[SignedStatement] = ()) -> Turns[tuple[bytes, ...]]:
         """As :meth:`Document.making_snapshot`."""
         for _ in range(3):
-            self._statements.check_reads_all()
             cuts = self._history.cuts
             point = yield from self._resolved.point()
+            root = self._statements.root_of(point)
             body = yield from self._history.body(point.heads)
             if self._history.cuts == cuts:
-                mine = yield from self._statements.stating(body_digest(body), point)
+                mine = self._statements.say(point.heads, root, body_digest(body))
                 return first_part([mine, *others]), *body
         return self.snapshot(others)
 

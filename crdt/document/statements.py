@@ -64,25 +64,26 @@ class Statements:
         tree = point.tree
         signed = None
         if is_signed:
-            self.check_reads_all(point.state)
-            signed = self._say(point.heads, tree.root, b"")
+            self._check_reads_all(point.state)
+            signed = self.say(point.heads, tree.root)
         return Proof(asked, tree.root, tree.prove(*asked.key_range), witnesses, signed).encode()
 
     def statement(self, of: bytes = b"") -> SignedStatement:
         """As :meth:`Document.statement`."""
-        self.check_reads_all()
-        return self._say(self._history.heads(), self._resolved.tree().root, of)
+        self._check_reads_all()
+        return self.say(self._history.heads(), self._resolved.tree().root, of)
 
-    def stating(self, of: bytes = b"", point: Point | None = None) -> Turns[SignedStatement]:
+    def stating(self) -> Turns[SignedStatement]:
         """As :meth:`Document.stating`."""
-        if point is None:
-            self.check_reads_all()
-            point = yield from self._resolved.recent()
-        if self._history.is_at(point):
-            return self.statement(of)
-        return self._say(point.heads, point.tree.root, of)
+        point = yield from self._resolved.recent()
+        return self.say(point.heads, self.root_of(point))
 
-    def check_reads_all(self, state: State | None = None) -> None:
+    @staticmethod
+    def root_of(point: Point) -> bytes:
+        """What can be said of the state of now: nothing where not all of it can be read here."""
+        return b"" if point.state.unread else point.tree.root
+
+    def _check_reads_all(self, state: State | None = None) -> None:
         """Raises AccessDeniedError if what is read here, or in a state, is not all: of that nothing
         is said.
         """
@@ -92,9 +93,10 @@ class Statements:
                 "what this peer reads of the document is not all of its state: it lacks read keys"
             )
 
-    def _say(
-        self, heads: Mapping[bytes, tuple[int, bytes]], root: bytes, of: bytes
+    def say(
+        self, heads: Mapping[bytes, tuple[int, bytes]], root: bytes, of: bytes = b""
     ) -> SignedStatement:
+        """Sign that entries come to a root, be it empty."""
         statement = Statement(
             self._replica.genesis.doc_id,
             heads_fingerprint((author, *head) for author, head in heads.items()),

@@ -37,7 +37,7 @@ class Statement:
     heads: bytes
     """:func:`heads_fingerprint` of the entries that it is the state of."""
     root: bytes
-    """That of the tree."""
+    """That of the tree; empty if whoever says so cannot read all of a sealed document."""
     entries: int
     """How many were admitted."""
     time: int
@@ -86,11 +86,14 @@ def is_of_another(encoded: bytes, doc_id: bytes) -> bool:
     return False
 
 
-def read_statement(value: Plain, doc_id: bytes, of: bytes = b"") -> SignedStatement:
+def read_statement(
+    value: Plain, doc_id: bytes, of: bytes = b"", *, needs_root: bool = True
+) -> SignedStatement:
     """A signed statement of a document from its plain form, verified; see :func:`sign_statement`.
 
     Raises:
-        RemoteProtocolError: it is none, of another document, or not signed by whom it names.
+        RemoteProtocolError: it is none, of another document, or not signed by whom it names; or it
+            has no root, and needs one.
     """
     match value:
         case [bytes(encoded), bytes(author), bytes(signature), bytes(certificate)]:
@@ -102,7 +105,8 @@ def read_statement(value: Plain, doc_id: bytes, of: bytes = b"") -> SignedStatem
         raise RemoteProtocolError("a statement that is not signed by whom it names")
     match decode(encoded, MAX_STATEMENT):
         case [1, bytes(document), bytes(heads), bytes(root), entries, time] if (
-            len(heads) == len(root) == _HASH
+            len(heads) == _HASH
+            and (len(root) == _HASH or (not root and not needs_root))
             and type(entries) is int
             and type(time) is int
             and entries >= 0

@@ -49,6 +49,7 @@ from lattica.nat.base.errors import (
     ResourceLimitError,
 )
 from lattica.nat.base.keys.identity import Identity, PeerId
+from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.host import Host
 
@@ -433,6 +434,14 @@ class Store:
     # Peers.
 
     async def _serve(self, stream: Stream) -> None:
+        try:
+            await self._answer(stream)
+        except TimeoutError as error:
+            peer = stream.peer_id
+            peer_log.log(logger, logging.INFO, peer, "stream reset: %s peer=%s", error, peer)
+            stream.reset(f"{error}")
+
+    async def _answer(self, stream: Stream) -> None:
         found = await receive_hello(self._host, stream, [*self._open])
         if found is None:
             return

@@ -6,6 +6,7 @@ What is opened here and what others open is spoken in the same way; whom to ask,
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
@@ -28,11 +29,14 @@ from lattica.crdt.store.replication.wire import (
 from lattica.crdt.sync.heads import Head
 from lattica.crdt.sync.messages import Entries, Fork, Hello, Purpose
 from lattica.crdt.sync.session import SyncCounts, SyncSession, SyncSource
-from lattica.nat.base.errors import IncompleteReadError, RemoteProtocolError
+from lattica.nat.base.errors import IncompleteReadError, LatticaError, RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.limits.places import Source
+from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.host import Host
+
+logger = logging.getLogger(__name__)
 
 _EXCHANGE_TIME: Final = 120.0
 """Seconds that an exchange may take, and one more for each so many bytes of it."""
@@ -121,7 +125,20 @@ class Exchanges:
                 return None
             ended = await self.converse(stream, nonce, is_opener=True, tells=tells)
         if ended.needs_snapshot:
-            await self._ask_for_state(peer, self._joining.take)
+            try:
+                await self._ask_for_state(peer, self._joining.take)
+            except (LatticaError, TimeoutError) as error:
+                peer_log.log(
+                    logger,
+                    logging.INFO,
+                    peer,
+                    "what a peer has is to be had as a snapshot alone, and that was not taken "
+                    "document=%s peer=%s: %s",
+                    self._doc_id.hex(),
+                    peer,
+                    error,
+                )
+                raise
         if not tells:
             return self._source.may_pull(peer, hello.capability) or None
         if self._joining.is_to_be_asked(peer):

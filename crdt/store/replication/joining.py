@@ -31,7 +31,6 @@ from lattica.crdt.store.replication.wire import receive, send_bytes
 from lattica.crdt.store.turns import in_turns
 from lattica.crdt.sync.messages import TURN, Part, StateMessage, Turn, encode_part, encode_state
 from lattica.nat.base.errors import (
-    AccessDeniedError,
     IncompleteReadError,
     LocalProtocolError,
     RemoteProtocolError,
@@ -111,8 +110,14 @@ class Joining:
         """
         try:
             state = await in_turns(self._source.stating())
-        except (LocalProtocolError, AccessDeniedError) as error:
-            # There are texts, and nothing to merge them with, or it cannot be read here.
+        except LocalProtocolError as error:
+            # There are texts, and nothing to merge them with.
+            logger.info(
+                "no snapshot is given document=%s peer=%s: %s",
+                self._source.genesis.doc_id.hex(),
+                stream.peer_id,
+                error,
+            )
             stream.reset(f"{error}")
             return False
         await send_bytes(stream, encode_state(encode(state.plain)))
@@ -155,18 +160,18 @@ class Joining:
         """Compare with a peer what another one's snapshot has come to. Raises as :meth:`take`."""
         peer = stream.peer_id
         theirs = await self._state(stream)
-        try:
-            ours = (await in_turns(self._source.stating())).statement
-        except AccessDeniedError:  # who cannot read it all does not know what it comes to
-            self._source.given_by = None
-            self._note_asked(peer)
-            return
+        ours = (await in_turns(self._source.stating())).statement
         if theirs.heads != ours.heads:
             if not self._is_given_by_other(peer) or self._tries.get(peer, 0) < 2:
                 return  # something is under way; a later exchange asks again
             what = "a peer goes on having other entries than another one's snapshot has"
-        elif theirs.root == ours.root:
-            self._confirmed(peer)
+        elif not ours.root or theirs.root == ours.root:
+            # Who cannot read it all does not know what it comes to.
+            self._source.given_by = None
+            self._note_same(peer)
+            return
+        elif not theirs.root:
+            self._note_same(peer)
             return
         else:
             what = "peers come to different states from the same entries"
@@ -183,11 +188,11 @@ class Joining:
         )
         async with self._lock:
             await self._receive(stream)
-            self._source.given_by = None
+            if theirs.root:
+                self._source.given_by = None
             self._note_asked(peer)
 
-    def _confirmed(self, peer: PeerId) -> None:
-        self._source.given_by = None
+    def _note_same(self, peer: PeerId) -> None:
         self._tries.pop(peer, None)
         self._note_asked(peer)
 
@@ -197,7 +202,10 @@ class Joining:
     async def _state(self, stream: Stream) -> Statement:
         match await receive(stream):
             case StateMessage(data):
-                signed = read_statement(decode(data, _MAX_STATEMENT), self._source.genesis.doc_id)
+                genesis = self._source.genesis
+                signed = read_statement(
+                    decode(data, _MAX_STATEMENT), genesis.doc_id, needs_root=not genesis.is_sealed
+                )
             case _:
                 raise RemoteProtocolError("another message where a state was asked for")
         if signed.certificate.identity != identity_key(stream.peer_id):

@@ -15,6 +15,8 @@ import pytest
 from lattica.crdt.access.capability import Level
 from lattica.crdt.access.key_entry import KeyEntry, decode_key_entry
 from lattica.crdt.access.keyring import Keyring
+from lattica.crdt.base.canonical import decode
+from lattica.crdt.compaction.snapshot import body_digest, first_part
 from lattica.crdt.document import Document
 from lattica.crdt.document.check import check_document
 from lattica.crdt.entries.chain import encode_chain
@@ -27,6 +29,7 @@ from lattica.crdt.keys.session import SessionKey
 from lattica.crdt.proofs.json_form import proof_from_json, proof_to_json
 from lattica.crdt.proofs.proof import verify_proof
 from lattica.crdt.proofs.query import Query, Scope
+from lattica.crdt.proofs.statement import read_statement
 from lattica.crdt.types.payloads import RegisterWrite
 from lattica.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
@@ -92,7 +95,6 @@ def test_who_may_pull_has_all_of_it_and_reads_nothing(make, tmp_path):
         lambda: relay.root,
         lambda: relay.proof("place/of/treasure"),
         relay.statement,
-        relay.snapshot,
     ):
         with pytest.raises(AccessDeniedError):
             use()
@@ -446,7 +448,42 @@ def test_a_snapshot_is_taken_by_readers_and_by_those_who_pull(make):
     sync(owner, anna, relay)
 
 
-def test_who_begins_a_snapshot_before_it_reads_all_signs_nothing(make):
+def test_who_cannot_read_gives_a_snapshot_that_does_not_say_what_it_comes_to(make, tmp_path):
+    owner, anna, relay = make(OWNER), make(ANNA), make(BERT)
+    owner.grant(ANNA.peer_id, Level.READ)
+    owner.grant(BERT.peer_id, Level.PULL)
+    for number in range(20):
+        owner.registers["a"] = number
+    assert owner.prune(0) > 10
+    relay.receive_snapshot(owner.snapshot())
+    parts = relay.snapshot()
+    assert parts[1:] == owner.snapshot()[1:]
+    match decode(parts[0], len(parts[0])):
+        case [0, [signed]]:
+            pass
+        case _:
+            pytest.fail("not the first part of a snapshot")
+    of = body_digest(parts[1:])
+    assert read_statement(signed, SEALED.doc_id, of, needs_root=False).statement.root == b""
+    with pytest.raises(RemoteProtocolError, match="not a statement"):
+        read_statement(signed, SEALED.doc_id, of)
+    anna.receive_snapshot(parts, [BERT.peer_id])
+    assert anna.root == owner.root
+    assert anna.registers["a"] == 19
+    open_one = Genesis("open")
+    with Document(tmp_path / "open", open_one, OWNER) as document:
+        document.registers["a"] = 1
+        root, heads = b"", document.heads()
+        body = document.snapshot()[1:]
+        said = document._statements.say(heads, root, body_digest(body))
+    with (
+        Document(tmp_path / "other", open_one, ANNA) as document,
+        pytest.raises(RemoteProtocolError, match="another state than it says"),
+    ):
+        document.receive_snapshot([first_part([said]), *body], [OWNER.peer_id])
+
+
+def test_who_begins_a_snapshot_before_it_reads_all_says_nothing_wrong(make, tmp_path):
     owner, anna = make(OWNER), make(ANNA)
     owner.registers["a"] = 1
     owner.grant(ANNA.peer_id, Level.READ)
@@ -455,14 +492,18 @@ def test_who_begins_a_snapshot_before_it_reads_all_signs_nothing(make):
     sync(owner, anna)
     owner.grant(ANNA.peer_id, Level.READ)
 
-    def made_meanwhile() -> None:
-        for _ in anna.making_snapshot():
-            sync(owner, anna)  # the key comes, after what it opens was passed by
+    parts: tuple[bytes, ...] = ()
 
-    with pytest.raises(AccessDeniedError):
-        made_meanwhile()
-    sync(owner, anna)
+    def making() -> Iterator[None]:
+        nonlocal parts
+        parts = yield from anna.making_snapshot()
+
+    for _ in making():
+        sync(owner, anna)  # the key comes, after what it opens was passed by
     assert anna.can_read
+    fresh = make(OWNER, path=tmp_path / "fresh")
+    fresh.receive_snapshot(parts, [ANNA.peer_id])
+    assert (fresh.registers["a"], fresh.registers["b"]) == (1, 2)
 
 
 # Keys and formats.

@@ -6,7 +6,6 @@ import hashlib
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -231,7 +230,7 @@ def test_a_signer_who_lies_about_the_state_is_found_out(documents, monkeypatch):
     one, two = documents[:2]
     one.registers["a"] = "x"
     with monkeypatch.context() as patch:
-        patch.setattr(one._resolved, "tree", lambda: SimpleNamespace(root=bytes(32)))
+        patch.setattr(one._statements, "root_of", lambda point: bytes(32))
         parts = one.snapshot()
     with pytest.raises(RemoteProtocolError, match="another state"):
         two.receive_snapshot(parts, NAMES)

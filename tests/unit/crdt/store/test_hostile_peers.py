@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -173,3 +174,17 @@ async def test_a_peer_has_one_stream_of_a_kind_for_a_document(
             with pytest.raises(StreamResetError):
                 await former.receive_exactly(1 << 20)
             assert not now.is_gone
+
+
+async def test_a_peer_that_goes_silent_is_named_in_a_line(
+    tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was a traceback, as of a fault of this program."""
+    async with memory_net() as net, _document(net, tmp_path) as (victim, document):
+        with caplog.at_level(logging.INFO):
+            stream = await _open(net.host(), victim, document.genesis.doc_id, Purpose.SYNC)
+            with pytest.raises(StreamResetError):
+                await stream.receive_message(1024)
+        (line,) = [each for each in caplog.records if "stream reset" in each.message]
+        assert "a peer said nothing about a document for 30 s" in line.message
+        assert (line.levelname, line.exc_info) == ("INFO", None)

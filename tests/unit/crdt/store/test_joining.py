@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import trio
 
+from lattica.crdt.access.capability import Level
 from lattica.crdt.config import StoreConfig
 from lattica.crdt.document.statements import Statements
 from lattica.crdt.entries.chain import encode_chain
@@ -261,6 +262,33 @@ async def test_who_goes_on_having_other_entries_is_asked_for_a_snapshot_after_a_
         assert third.given_by is None
 
 
+async def test_who_cannot_read_a_sealed_document_passes_on_what_was_pruned_of_it(
+    tmp_path, autojump_clock
+):
+    async with stores(tmp_path) as net:
+        one, two, three = net.store(), net.store(), net.store()
+        first = await one.create("secret", is_sealed=True)
+        for number in range(20):
+            first.registers["a"] = number
+        first.grant(host_of(two).peer_id, Level.PULL)
+        first.grant(host_of(three).peer_id, Level.READ)
+        assert first.prune(0) > 10
+        await host_of(two).connect(host_of(one).peer_id)
+        keeper = await two.open(first.id)
+        await until(lambda: keeper.heads() == first.heads())
+        assert not keeper.can_read
+        first.close()
+        await host_of(three).connect(host_of(two).peer_id)
+        third = await three.open(first.id)
+        await until(lambda: bool(third.heads()))
+        assert third.registers["a"] == 19
+        assert third.given_by == host_of(two).peer_id
+        first = await one.open("secret")
+        await host_of(three).connect(host_of(one).peer_id)
+        await until(lambda: third.given_by is None)
+        assert third.root == first.root
+
+
 @pytest.mark.parametrize("is_signed", [True, False])
 async def test_a_bad_snapshot_is_refused_and_its_sender_not_asked_at_once_again(
     tmp_path, autojump_clock, caplog, is_signed
@@ -272,18 +300,16 @@ async def test_a_bad_snapshot_is_refused_and_its_sender_not_asked_at_once_again(
         liar.prune(0.0)
         asked = 0
 
-        def statement(of: bytes = b""):
+        def say(heads, root: bytes, of: bytes = b""):
             nonlocal asked
             asked += bool(of)
-            true = Statements.statement(liar._statements, of)
-            said = Statement(
-                liar.genesis.doc_id, true.statement.heads, bytes(32), true.statement.entries, 1
-            )
+            true = Statements.say(liar._statements, heads, root).statement
+            said = Statement(true.doc_id, true.heads, bytes(32), true.entries, 1)
             session, certificate = liar._replica.signing_session()
             signed_of = of if is_signed or not of else bytes(32)
             return sign_statement(said, session, certificate, signed_of)
 
-        liar._statements.statement = statement  # type: ignore[method-assign]
+        liar._statements.say = say  # type: ignore[method-assign]
         second = await two.open("cluster")
         await host_of(two).connect(host_of(one).peer_id)
         with pytest.raises(TimeoutError), caplog.at_level(logging.WARNING):
