@@ -240,19 +240,27 @@ async def test_no_cycle_is_left(
         stub = pair.client.stub(pair.server_host.peer_id, Bench)
         await end(pair, stub)  # what is made once
         await trio.sleep(2)
-        gc.collect()
-        gc.disable()
-        gc.set_debug(gc.DEBUG_SAVEALL)
-        try:
-            for _ in range(TIMES):
-                await end(pair, stub)
-                await trio.sleep(2)
-            gc.collect()
-            errors = [each for each in gc.garbage if isinstance(each, BaseException)]
-            count = len(gc.garbage)
-        finally:
-            gc.set_debug(0)
-            gc.garbage.clear()
-            gc.enable()
+        count, errors = await left_by(end, pair, stub)
+        if count >= TIMES:  # a thread of an earlier test may have let go of that just now
+            count, errors = await left_by(end, pair, stub)
         assert not errors
         assert count < TIMES, f"{count} objects wait for the collector"
+
+
+async def left_by(
+    end: Callable[[Pair, Bench], Awaitable[None]], pair: Pair, stub: Bench
+) -> tuple[int, list[BaseException]]:
+    """How many objects wait for the collector after some calls, and the exceptions among them."""
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        for _ in range(TIMES):
+            await end(pair, stub)
+            await trio.sleep(2)
+        gc.collect()
+        return len(gc.garbage), [each for each in gc.garbage if isinstance(each, BaseException)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
