@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from typing import Any
 
 import trio
@@ -376,8 +377,12 @@ class DataStream:
         return decode_reference(await self.stream.receive_exactly(REFERENCE_BYTES))
 
     async def _receive_bytes(self, size: int, is_shared: bool = False) -> bytes:
-        if size > _STEP:  # one copy; to join what came in many messages takes two
-            return bytes(await self._receive_into(size, None, is_shared))
+        if size > _STEP:  # to join what came in many messages takes two copies
+            # Nobody else has the zeros that it is made of, so its value is what is received there.
+            held = BytesIO(bytes(size))
+            with held.getbuffer() as memory:
+                await self._receive_into(size, memory, is_shared)
+            return held.getvalue()
         self._begin_part(size)
         reference = await self._receive_reference() if is_shared else None
         if reference is not None:
