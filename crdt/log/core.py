@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import Final
+from typing import Final, TypeAlias
 
 from lattica.crdt.access.rights import Rights, Verdict
 from lattica.crdt.base.turns import Turns, finish
@@ -21,6 +21,7 @@ from lattica.crdt.entries.erasure import Shown, decode_erasure
 from lattica.crdt.entries.fork import ForkProof
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import Entry, Kind
+from lattica.crdt.entries.remnant import entry_of
 from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.log.authority import Authority
 from lattica.crdt.log.clock import HybridClock, milliseconds_of
@@ -36,6 +37,7 @@ from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.limits.token_bucket import TokenBucket, take
 
 _ABOUT_RIGHTS: Final = (Kind.GRANT, Kind.REVOKE, Kind.FINAL)
+_RemnantsAt: TypeAlias = Callable[[bytes, int], Iterable[tuple[bytes, bytes]]]
 
 
 class Log:
@@ -46,6 +48,8 @@ class Log:
         entry_at: the admitted entry of an author and sequence number, from where they are kept.
         withdrawn_at: those of them that are kept, and were withdrawn.
         remnants_at: see :class:`~lattica.crdt.log.forks.Forks`.
+        withdrawn_remnants_at: IDs and remnants of what was pruned of an author at a sequence
+            number, and then withdrawn.
         about_rights: those that are kept and say something of rights, certificates too; some of
             them may not be admitted any more.
     """
@@ -58,6 +62,7 @@ class Log:
         withdrawn_at: Callable[[bytes, int], Iterable[Entry]] = lambda author, seq: (),
         about_rights: Callable[[], Iterable[Entry]] = tuple,
         remnants_at: Callable[[bytes, int, int], Iterable[bytes]] = lambda author, seq, most: (),
+        withdrawn_remnants_at: _RemnantsAt = lambda author, seq: (),
     ) -> None:
         self.genesis = genesis
         self.feeds: dict[bytes, Feed] = {}
@@ -68,6 +73,7 @@ class Log:
         self._withdrawn_at = withdrawn_at
         self._about_rights = about_rights
         self._remnants_at = remnants_at
+        self._withdrawn_remnants_at = withdrawn_remnants_at
         self._dependencies = Dependencies(self._is_to_be_final)
         self._waiting = WaitingEntries()
         self._early: dict[bytes, int] = {}
@@ -143,6 +149,7 @@ class Log:
             self._withdrawn_at,
             self._about_rights,
             self._remnants_at,
+            self._withdrawn_remnants_at,
         )
         log.restore(self.feeds.values(), self._dependencies.known)
         if log.rights is not None:
@@ -321,9 +328,23 @@ class Log:
 
     def _left_at(self, author: bytes, seq: int, most: int) -> Iterable[bytes]:
         """As `remnants_at`, of what is taken just now, too."""
-        arriving = self._payloads.arriving.get(author)
-        found = arriving.remnants_at(seq, most) if arriving is not None else ()
-        return found or self._remnants_at(author, seq, most)
+        for prefixes in (self._payloads.arriving, self._payloads.regained):
+            prefix = prefixes.get(author)
+            if prefix is not None and (found := prefix.remnants_at(seq, most)):
+                return found
+        return self._remnants_at(author, seq, most)
+
+    def regained(self) -> list[FeedPrefix]:
+        """What counts again of what was pruned, since :meth:`note_kept`."""
+        return [
+            each.up_to(length)
+            for each in self._payloads.regained.values()
+            if min(each.remnants) < (length := self.length(each.author))
+        ]
+
+    def note_kept(self) -> None:
+        """What has changed is in the file."""
+        self._payloads.regained.clear()
 
     # What is written here.
 
@@ -427,7 +448,7 @@ class Log:
             found = self._withdrawn_at(feed.author, len(feed.ids))
             before = self._newest(feed)
             entry = next((each for each in found if each.header.prev_id == before), None)
-            entry = entry or fresh.get(before)
+            entry = entry or fresh.get(before) or self._withdrawn_remnant(feed, before)
             if entry is None:
                 is_cut_now = any(author == feed.author for author, _ in outcome.withdrawn)
                 feed.is_cut = is_cut_now or bool(fresh)
@@ -437,6 +458,21 @@ class Log:
             ):
                 return
             yield entry
+
+    def _withdrawn_remnant(self, feed: Feed, before: bytes) -> Entry | None:
+        """What is left of the entry that follows on a feed, if it was pruned and withdrawn."""
+        author, seq = feed.author, len(feed.ids)
+        if author in self._payloads.arriving:
+            return None  # that has it
+        for entry_id, remnant in self._withdrawn_remnants_at(author, seq):
+            entry = entry_of(remnant, self.genesis.doc_id, author, seq, before)
+            if entry.id == entry_id:
+                prefix = self._payloads.regained.setdefault(author, FeedPrefix(author))
+                del prefix.ids[seq:]
+                prefix.ids += [*feed.ids[len(prefix.ids) :], entry_id]
+                prefix.remnants[seq] = remnant
+                return entry
+        return None
 
     def _newest(self, feed: Feed) -> bytes:
         """The ID on which the next entry of a feed follows."""

@@ -45,6 +45,7 @@ from lattica.crdt.log.disk.schema import (
     OF_RIGHTS,
     SCHEMA,
     VERSION,
+    WITHDRAWN,
     corrupt,
     named,
 )
@@ -119,6 +120,7 @@ class DocumentDatabase:
                 if version < 6:
                     db.execute(ARRIVAL)
                 db.execute(JOINED)
+                db.execute(WITHDRAWN)
                 db.execute(f"PRAGMA user_version={VERSION}")
             elif version != VERSION:
                 raise StoreError(f"{self.path} is of version {version}, which is not known here")
@@ -209,6 +211,7 @@ class DocumentDatabase:
                         feed.hlc = hlc_of(remnant)
             if any(gone.values()):
                 raise StoreCorruptError(self._corrupt("an entry is missing"))
+            others += (row[0] for row in self._db.execute("SELECT id FROM withdrawn"))
         return list(feeds.values()), others
 
     def entry(self, author: bytes, seq: int) -> Entry:
@@ -325,6 +328,16 @@ class DocumentDatabase:
         except RemoteProtocolError as error:
             raise StoreCorruptError(self._corrupt(f"{error}")) from None
 
+    def withdrawn_remnants_at(self, author: bytes, seq: int) -> list[tuple[bytes, bytes]]:
+        """IDs and remnants of what was pruned, and then withdrawn, of an author at a sequence
+        number; be it admitted again.
+        """
+        row = (self._numbers.get(author, -1), seq)
+        with self._errors():
+            return self._db.execute(
+                "SELECT id, remnant FROM withdrawn WHERE author = ? AND seq = ?", row
+            ).fetchall()
+
     def pruned_end(self, author: bytes) -> int:
         """The sequence number after the last entry of an author that was pruned; 0 if none was."""
         with self._errors():
@@ -337,7 +350,8 @@ class DocumentDatabase:
     def is_pruned(self) -> bool:
         """Whether anything was."""
         with self._errors():
-            return self._db.execute("SELECT 1 FROM pruned LIMIT 1").fetchone() is not None
+            query = "SELECT 1 FROM pruned UNION ALL SELECT 1 FROM withdrawn LIMIT 1"
+            return self._db.execute(query).fetchone() is not None
 
     def gone(self, author: bytes) -> dict[int, tuple[bytes, bytes]]:
         """IDs and remnants of an author's entries that were pruned, by sequence number."""
@@ -472,7 +486,11 @@ class DocumentDatabase:
         """
         with self.transaction("NORMAL"):
             for author, seq in withdrawn:
-                self._withdraw(self.number(author), seq)
+                number = self.number(author)
+                self._db.executemany(
+                    "INSERT INTO withdrawn VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                    [(number, *each) for each in self._withdraw(number, seq)],
+                )
             self._insert_of(admitted, identities, is_admitted=True)
             for proof in forks:
                 self.keep_fork(self.number(proof.author), proof)
@@ -573,12 +591,14 @@ class DocumentDatabase:
         self._db.execute("UPDATE author SET fork = ? WHERE number = ?", (proof.encode(), number))
         self._withdraw(number, proof.seq)
 
-    def _withdraw(self, number: int, seq: int) -> None:
-        """Have what an author wrote from a sequence number on not count; in a transaction."""
+    def _withdraw(self, number: int, seq: int) -> list[tuple[int, bytes, bytes]]:
+        """Have what an author wrote from a sequence number on not count; in a transaction. Returns
+        numbers, IDs and remnants of what was pruned of it.
+        """
         self._db.execute(
             "UPDATE entry SET is_admitted = 0 WHERE author = ? AND seq >= ?", (number, seq)
         )
-        self._cut_pruned(number, seq)
+        return self._cut_pruned(number, seq)
 
     def keep_remnants(self, number: int, seq: int, gone: Sequence[tuple[bytes, bytes]]) -> None:
         """Note IDs and remnants of contiguous entries from a sequence number on; in a
@@ -590,16 +610,20 @@ class DocumentDatabase:
             "INSERT INTO pruned VALUES (?, ?, ?, ?, ?)", (number, seq, ids, remnants, size)
         )
 
-    def _cut_pruned(self, number: int, seq: int) -> None:
-        """Forget the IDs from a sequence number on."""
-        self._db.execute("DELETE FROM pruned WHERE author = ? AND seq >= ?", (number, seq))
+    def _cut_pruned(self, number: int, seq: int) -> list[tuple[int, bytes, bytes]]:
+        """Forget the IDs from a sequence number on; what that was."""
+        cut: list[tuple[int, bytes, bytes]] = []
         for start, ids, packed in self._db.execute(
             "SELECT seq, ids, remnants FROM pruned WHERE author = ?", (number,)
         ).fetchall():
             if start + len(ids) // ID_BYTES > seq:
-                kept = list(zip(_split_ids(ids), split_remnants(packed), strict=True))
+                pairs = list(zip(_split_ids(ids), split_remnants(packed), strict=True))
                 self._db.execute("DELETE FROM pruned WHERE author = ? AND seq = ?", (number, start))
-                self.keep_remnants(number, start, kept[: seq - start])
+                kept = max(0, seq - start)
+                if kept:
+                    self.keep_remnants(number, start, pairs[:kept])
+                cut += ((start + kept + n, *pair) for n, pair in enumerate(pairs[kept:]))
+        return cut
 
     def insert(self, entries: Iterable[Entry], number: int, *, is_admitted: bool) -> None:
         """Keep entries of the author with this number; in a transaction."""

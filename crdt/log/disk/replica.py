@@ -371,7 +371,7 @@ class Replica:
     def _kept(self, outcome: Outcome, prefixes: Sequence[FeedPrefix] = ()) -> Outcome:
         if not outcome.is_news:
             return outcome
-        admitted = [*outcome.admitted, *outcome.filled]
+        admitted, prefixes = [*outcome.admitted, *outcome.filled], [*prefixes, *self.log.regained()]
         authors = {each.header.author for each in (*admitted, *outcome.tombstones)}
         try:
             self._database.keep(
@@ -390,6 +390,7 @@ class Replica:
             # What is in memory only must not be built upon.
             self.log = self._load()
             raise
+        self.log.note_kept()
         self._learn_keys(outcome)
         return outcome
 
@@ -465,6 +466,7 @@ def load_log(genesis: Genesis, database: DocumentDatabase, config: LogConfig | N
         database.withdrawn_at,
         database.entries_about_rights,
         database.remnants_at,
+        database.withdrawn_remnants_at,
     )
     log.restore(*database.load())
     if log.rights is not None:

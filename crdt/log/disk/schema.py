@@ -34,6 +34,13 @@ CREATE TABLE joined (given_by BLOB NOT NULL)
 """
 """Whose snapshot nobody has confirmed yet, if any: a peer's ID. Files of versions up to 6
 lack it."""
+WITHDRAWN: Final = """
+CREATE TABLE withdrawn (
+    author INTEGER NOT NULL, seq INTEGER NOT NULL, id BLOB NOT NULL, remnant BLOB NOT NULL,
+    PRIMARY KEY (author, seq, id)) WITHOUT ROWID
+"""
+"""What is left of entries that were pruned, and that no right covered any more at some time. Files
+of versions up to 6 lack it."""
 SCHEMA: Final = (
     """
 CREATE TABLE document (doc_id BLOB NOT NULL, genesis BLOB NOT NULL);
@@ -52,6 +59,8 @@ CREATE TABLE pruned (
     + ERASURES
     + ";"
     + JOINED
+    + ";"
+    + WITHDRAWN
 )
 """In `pruned` are runs of entries that are gone: from a sequence number on their IDs, what is left
 of their headers, and their bytes."""

@@ -38,6 +38,8 @@ class Payloads:
         self._withdrawn_at = withdrawn_at
         self.arriving: Mapping[bytes, FeedPrefix] = {}
         """By author, what is taken just now, and has been pruned."""
+        self.regained: dict[bytes, FeedPrefix] = {}
+        """The same of what counts again just now."""
 
     def is_pruned(self, entry: Entry) -> bool:
         """Whether an entry comes without its payload because its history has gone: it is whole,
@@ -46,11 +48,11 @@ class Payloads:
         if entry.payload is not None:
             return False
         header = entry.header
-        prefix = self.arriving.get(header.author)
-        return (
+        return any(
             prefix is not None
             and header.seq in prefix.remnants
             and prefix.ids[header.seq] == entry.id
+            for prefix in (self.arriving.get(header.author), self.regained.get(header.author))
         )
 
     def restore(self, kept: Iterable[tuple[Entry, bytes]]) -> list[Entry]:

@@ -10,11 +10,14 @@ import pytest
 from lattica.crdt.access.capability import Level
 from lattica.crdt.access.finality import decode_finality, encode_finality, in_pieces
 from lattica.crdt.access.revocation import MAX_SESSIONS
+from lattica.crdt.base.canonical import encode
 from lattica.crdt.base.turns import finish
 from lattica.crdt.document import Document
 from lattica.crdt.document.check import check_document
+from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.genesis import Genesis, Limits, Mode
 from lattica.crdt.entries.header import Kind
+from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.types.payloads import RegisterWrite
 from lattica.errors import RemoteProtocolError, ResourceLimitError
 from lattica.nat.base.keys.identity import Identity
@@ -371,3 +374,49 @@ def test_each_time_that_something_does_not_count_any_more_is_told_from_the_other
         exchange_all(owner, second, other)
     assert 0 < seen[0] < seen[1] < seen[2]
     assert second.losses == 0
+
+
+def test_what_was_pruned_of_who_gets_his_right_again_counts_again(make: Make, tmp_path: Path):
+    """By what was left of it: nobody has the entries any more, and what follows on them counts."""
+    path = tmp_path / "bert"
+    owner, second, anna, bert = make(OWNER), make(SECOND), make(ANNA), make(BERT, path=path)
+    for each in (ANNA, BERT):
+        owner.grant(each.peer_id)
+    second.registers["second"] = 1
+    sync(owner, second, anna, bert)
+    anna.registers["first"] = 0
+    sync(owner, second, anna, bert)
+    for number in range(5):
+        anna.registers["a"] = number
+    anna.registers["live"] = "anna's"
+    sync(second, anna, bert)
+    session, log = second._replica._current_session(), second._replica.log
+    length, newest = second.heads()[session.author]
+    hlc = log.feeds[session.author].hlc + 1
+    other = sign_entry(session, LISTED.doc_id, length, newest, hlc, Kind.REGISTER, encode(["x", 1]))
+    for document in (second, anna, bert):
+        assert document.prune(0) == 4
+        sync(second, anna, bert)
+    owner.revoke(ANNA.peer_id)
+    exchange_all(owner, anna, bert)
+    owner.receive_snapshot(bert.snapshot(), [BERT.peer_id])
+    sync(owner, anna, bert)
+    assert owner.registers["live"] == "anna's"
+    bert.receive(encode_chain([other], with_prev=True), "peer")
+    sync(owner, anna, bert)
+    assert (bert.registers.get("first"), bert.registers.get("live")) == (0, None)
+    bert.close()
+    bert = make(BERT, path=path)
+    owner.grant(ANNA.peer_id)
+    sync(owner, anna, bert)
+    assert owner.heads() == anna.heads() == bert.heads()
+    assert (bert.registers.get("a"), bert.registers.get("live")) == (4, "anna's")
+    root = bert.root
+    bert.close()
+    assert not check_document(path).problem_count
+    bert, fresh = make(BERT, path=path), make(CARL)
+    fresh.receive_snapshot(bert.snapshot(), [BERT.peer_id])
+    assert bert.root == fresh.root == root
+    owner.revoke(ANNA.peer_id)
+    sync(owner, anna, bert)
+    assert (bert.registers.get("a"), bert.registers.get("live")) == (4, "anna's")

@@ -564,6 +564,7 @@ def test_a_file_of_the_version_before_is_used(make: Make, tmp_path: Path):
     for statement in (
         "DROP TABLE erasure",
         "DROP TABLE joined",
+        "DROP TABLE withdrawn",
         "ALTER TABLE entry DROP COLUMN came",
         "PRAGMA user_version=2",
     ):
