@@ -69,8 +69,8 @@ class Rights:
 
     def clear(self) -> None:
         """Know of no entry."""
-        self._granted: dict[bytes, tuple[bytes, int, Capability]] = {}
-        """By the ID of the entry that has it, with its author and number."""
+        self._granted: dict[bytes, tuple[Header, bytes, Capability]] = {}
+        """By the ID of the entry that has it, with its header and whose it is."""
         self._finality = Finality(self._ids_of)
         self._grown: set[bytes] = set()
         """Authors of whom more counts for good than when it was asked last."""
@@ -133,7 +133,7 @@ class Rights:
         is_listed = capability.right.issuer == identity
         if self._genesis.mode is Mode.ALLOW_LIST and not is_listed:
             return False
-        is_new = self._keep(entry.header, capability)
+        is_new = self._keep(entry.header, identity, capability)
         root = capability.links[0]
         if root.issuer != identity:
             return is_new
@@ -146,9 +146,9 @@ class Rights:
             self._listed = None
         return is_new
 
-    def learn_certificate(self, header: Header, capability: bytes) -> None:
+    def learn_certificate(self, header: Header, identity: bytes, capability: bytes) -> None:
         """Take the capability of a session's certificate. Raises RemoteProtocolError."""
-        self._keep(header, self._read(capability))
+        self._keep(header, identity, self._read(capability))
 
     def _has_root(self, root: Link) -> bool:
         """Whether a right that begins with this link comes from an owner. Of one who is appointed,
@@ -163,14 +163,14 @@ class Rights:
             for author, place in self._written.get(root.id, {}).items()
         )
 
-    def _keep(self, header: Header, capability: Capability) -> bool:
+    def _keep(self, header: Header, identity: bytes, capability: Capability) -> bool:
         """Hold a right by an entry; whether it was not held. Costs the same however many there are:
         who may write may write down his right again and again.
         """
         if header.id in self._granted or not self.ownership.was_owner(capability.links[0].issuer):
             return False
         right = capability.right
-        self._granted[header.id] = header.author, header.seq, capability
+        self._granted[header.id] = header, identity, capability
         self._copies[right.id] += 1
         if self._copies[right.id] > 1:
             return False
@@ -222,6 +222,37 @@ class Rights:
             return False
         self._listed = None
         return True
+
+    def forget_unfounded(self) -> None:
+        """Forget the rights that hold up nothing but each other: they stand in entries that are
+        admitted only by these rights. Where what had given the first of them is heard of last,
+        none of these entries is admitted.
+        """
+        left: dict[bytes, list[tuple[Header, Capability]]] = {}
+        founded: list[Capability] = []
+        for header, identity, capability in self._granted.values():
+            if self.ownership.covers(header, identity) or self.is_final(header):
+                founded.append(capability)
+                continue
+            left.setdefault(identity, []).append((header, capability))
+            if header.seq == 0 and capability.right.subject == identity:
+                founded.append(capability)  # which a certificate shows for its own session
+        done: set[bytes] = set()
+        while founded:
+            capability = founded.pop()
+            right = capability.right
+            if right.id in done or right.subject not in left:
+                continue
+            done.add(right.id)
+            more = left.pop(right.subject)
+            for header, held in more:
+                if self._covers(capability, self._place(header), Level.WRITE):
+                    founded.append(held)
+                else:
+                    left.setdefault(right.subject, []).append((header, held))
+        for entries in left.values():
+            for header, _ in entries:
+                self.forget(header.id)
 
     # What may be done.
 
@@ -417,10 +448,8 @@ class Rights:
         good: by a right that stands in a final entry, too. Of the rights that are held now.
         """
         lasting: dict[bytes, list[Capability]] = {}
-        for entry_id, (author, seq, capability) in self._granted.items():
-            if self._finality.covers(author, seq, entry_id) and self._has_final_root(
-                capability.links[0]
-            ):
+        for header, _, capability in self._granted.values():
+            if self.is_final(header) and self._has_final_root(capability.links[0]):
                 lasting.setdefault(capability.right.subject, []).append(capability)
 
         def takes_effect(header: Header, identity: bytes, name: str) -> bool:

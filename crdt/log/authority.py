@@ -8,7 +8,7 @@ from lattica.crdt.access.appointment import Appointment, decode_appointments
 from lattica.crdt.access.ownership import Ownership
 from lattica.crdt.access.rights import Rights, Verdict
 from lattica.crdt.entries.genesis import Genesis, Mode
-from lattica.crdt.entries.header import Entry
+from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.keys.session import SessionCertificate, decode_certificate
 from lattica.crdt.log.erasure.erasures import Erasures
 from lattica.crdt.log.feed import Feed
@@ -37,6 +37,8 @@ class Authority:
         self.is_changed = False
         self.is_stale = False
         """Whether somebody else may own the document than was known when entries were learned."""
+        self._is_less = False
+        """Whether rights may have gone since the others were looked at."""
         self._has_other_effects = False
 
     def _no_rights(self) -> Rights:
@@ -66,6 +68,7 @@ class Authority:
                 self.is_stale = True
         elif rights.learn(entry, feed.identity):
             self.is_changed = True
+            self._is_less |= entry.header.kind == Kind.REVOKE
         self._note_final(rights, feed, entry)
         if feed.fork is not None:
             self.note_fork(feed)
@@ -93,9 +96,11 @@ class Authority:
         """Take the capability that a session's first entry shows. Raises RemoteProtocolError."""
         if self.rights is None or self._genesis.mode is not Mode.CAPABILITY:
             return
-        capability = self._certificate(entry).capability
-        if capability:
-            self.rights.learn_certificate(entry.header, capability)
+        certificate = self._certificate(entry)
+        if certificate.capability:
+            self.rights.learn_certificate(
+                entry.header, certificate.identity, certificate.capability
+            )
 
     def note_fork(self, feed: Feed) -> None:
         """An author contradicts himself, or more of what he wrote before that is here."""
@@ -114,10 +119,17 @@ class Authority:
         self.erasures.forget(entry_ids)
         if self.rights is not None:
             # What was called final by one of them is not final any more.
-            self.is_changed |= self.rights.final_length(feed.author) > since
+            self._is_less |= self.rights.final_length(feed.author) > since
             for entry_id in entry_ids:
-                self.is_changed |= self.rights.forget(entry_id)
+                self._is_less |= self.rights.forget(entry_id)
                 self.is_stale |= self.rights.ownership.forget(entry_id)
+            self.is_changed |= self._is_less
+
+    def forget_unfounded(self) -> None:
+        """As :meth:`Rights.forget_unfounded`, where rights have gone."""
+        if self._is_less and self.rights is not None:
+            self.rights.forget_unfounded()
+        self._is_less = False
 
     # Who owns the document.
 
@@ -167,7 +179,7 @@ class Authority:
                 self.learn_certificate(entry)
             else:
                 self.rights.learn(entry, self._feeds[entry.header.author].identity)
-        self.is_changed = True
+        self.is_changed = self._is_less = True
 
     def restore(self, entries: Sequence[Entry]) -> None:
         """Begin with what admitted entries say, and the forks that are known."""
@@ -183,7 +195,7 @@ class Authority:
         self.is_stale = True
         self.settle()
         self.learn_anew(entries)
-        self.is_changed = False
+        self.is_changed = self._is_less = False
 
     def _certificate(self, entry: Entry) -> SessionCertificate:
         header = entry.header

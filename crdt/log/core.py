@@ -407,6 +407,7 @@ class Log:
             if not self.authority.is_changed:
                 continue
             self.authority.is_changed = False
+            self.authority.forget_unfounded()
             admitted = {(each.header.author, each.header.seq): each for each in outcome.admitted}
             for feed in [*self.feeds.values()]:
                 self._withdraw(feed, admitted, outcome)
