@@ -122,9 +122,9 @@ def sent_result(value: Any) -> Any:
 
 
 def _sent(value: Any) -> Any:
-    """Messages as memoryviews: these are read where they have arrived, while bytes are copied."""
+    """Messages as their bytes."""
     if hasattr(value, "SerializeToString"):
-        return memoryview(value.SerializeToString())
+        return bytes(value.SerializeToString())
     return value
 
 
