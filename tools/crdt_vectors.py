@@ -7,6 +7,7 @@ fixed, and Ed25519 is deterministic, so the file changes only if the format does
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,7 @@ def _proofs() -> dict[str, Any]:
     fingerprint = heads_fingerprint(heads)
     statement = Statement(doc_id, fingerprint, tree.root, len(entries), (TIME >> 16) + 1)
     signed = sign_statement(statement, SESSION, certificate)
+    without_root = sign_statement(replace(statement, root=b""), SESSION, certificate)
     queries = {
         "a register": (Query(Kind.REGISTER, "model/latest"), [entries[1]]),
         "none": (Query(Kind.REGISTER, "model/other"), []),
@@ -209,6 +211,7 @@ def _proofs() -> dict[str, Any]:
             "heads": [[author.hex(), length, newest.hex()] for author, length, newest in heads],
             "root": tree.root.hex(),
             "signed": encode(signed.plain).hex(),
+            "without_root": encode(without_root.plain).hex(),
         },
         "proofs": proofs,
     }

@@ -185,6 +185,13 @@ def test_the_statement_is_signed_and_names_its_heads():
     assert signed.statement.heads == digest.digest()
 
 
+def test_a_statement_has_no_root_only_where_none_is_needed():
+    plain = decode(bytes.fromhex(VECTORS["statement"]["without_root"]), 4096)
+    assert read_statement(plain, DOC_ID, needs_root=False).statement.root == b""
+    with pytest.raises(RemoteProtocolError):
+        read_statement(plain, DOC_ID)
+
+
 def test_of_entries_that_were_pruned_what_is_left_has_their_ids():
     for seq, text in enumerate(VECTORS["remnants"], 1):
         (remnant,) = split_remnants(bytes.fromhex(text))
