@@ -300,7 +300,7 @@ class Log:
                         break  # the rest of it waits for another chain
                 length = self.length(author)
                 ahead = self._final_ahead(self.feeds.get(author) or Feed(author), prefix.ids)
-                if ahead:  # in one piece or not at all
+                if ahead and length < len(prefix.ids):  # in one piece or not at all
                     rest = islice(prefix.chain(self.genesis.doc_id, length), ahead - length)
                     self._take_piece([*rest], now_ms, outcome)
             self._reconsider(now_ms, outcome)

@@ -14,7 +14,7 @@ from lattica.crdt.document import Document, snapshots
 from lattica.crdt.document.check import check_document
 from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.genesis import Genesis, Mode
-from lattica.crdt.entries.header import Kind
+from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.entries.remnant import remnant_of
 from lattica.crdt.keys.session import SessionKey
 from lattica.crdt.log.prefix import FeedPrefix
@@ -54,9 +54,10 @@ def signed(
     prefixes: Sequence[FeedPrefix],
     root: bytes = bytes(32),
     genesis: Genesis = LISTED,
+    withdrawn: Sequence[Entry] = (),
 ) -> tuple[bytes, ...]:
     """A snapshot of these chains."""
-    body, session = [*body_parts(prefixes, ())], SessionKey.generate()
+    body, session = [*body_parts(prefixes, withdrawn)], SessionKey.generate()
     heads = [(each.author, len(each.ids), each.ids[-1]) for each in prefixes]
     count = sum(len(each.ids) for each in prefixes)
     statement = Statement(genesis.doc_id, heads_fingerprint(heads), root, count, 1)
@@ -209,3 +210,18 @@ def test_of_a_snapshot_from_the_future_is_taken_what_is_of_now(tmp_path, clock, 
         assert (carl.root, carl.heads()) == (owner.root, owner.heads())
         carl.close()
         assert not check_document(carl._replica.database.path).problems
+
+
+def test_what_is_final_cannot_be_given_as_withdrawn(make):
+    owner, anna, fresh = (make(each) for each in (OWNER, ANNA, CARL))
+    owner.grant(ANNA.peer_id)
+    exchange_all(owner, anna)
+    anna.registers["a"] = 1
+    exchange_all(owner, anna)
+    owner.prune(0)  # calls it final
+    chains = chains_of(owner)
+    withdrawn = chains[anna.author].entries[1:]
+    chains[anna.author] = chains[anna.author].up_to(1)
+    parts = signed(OWNER, [*chains.values()], withdrawn=withdrawn)
+    with pytest.raises(RemoteProtocolError, match="right to write"):
+        fresh.receive_snapshot(parts)
