@@ -92,8 +92,9 @@ def check_limits(read: Snapshot, genesis: Genesis) -> None:
 def check_final(read: Snapshot, genesis: Genesis) -> None:
     """Raises RemoteProtocolError for entries that were left out of a document with owners where
     none of them has called them final, which may have been any number; unless an owner is proved to
-    have contradicted himself, so that what he has called that may not count any more. Whether what
-    owners say has an effect is not asked yet.
+    have contradicted himself, so that what he has called that may not count any more, or their
+    author has, so that what was named may not stand there any more. Whether what owners say has an
+    effect is not asked yet.
     """
     if genesis.mode is Mode.OPEN or not any(each.remnants for each in read.feeds.values()):
         return
@@ -111,7 +112,9 @@ def check_final(read: Snapshot, genesis: Genesis) -> None:
                     finality.learn(entry.id, decode_finality(entry.payload))
     for feed in read.feeds.values():
         last = max(feed.remnants, default=0)
-        if last and not finality.covers(feed.author, last, feed.ids[last]):
+        if not last or (feed.fork is not None and finality.named_since(feed.author, last)):
+            continue
+        if not finality.covers(feed.author, last, feed.ids[last]):
             raise RemoteProtocolError("a snapshot without entries that no owner has called final")
 
 
@@ -212,15 +215,16 @@ def _admitted(read: Snapshot, genesis: Genesis, config: LogConfig) -> Turns[Log]
     """The log that has a snapshot's entries and no others.
 
     Raises RemoteProtocolError for entries that nobody had the right to write, or that were left out
-    where no owner has called them final; unless an owner is proved to have contradicted himself, so
-    that what he has called that may not count any more.
+    where no owner has called them final; see :func:`check_final`.
     """
     log, prefixes = (yield from _log_of(read, genesis, config, NEVER_EARLY)), read.feeds.values()
     if any(log.length(each.author) != len(each.ids) for each in prefixes):
         raise RemoteProtocolError("a snapshot with entries that nobody had the right to write")
     rights = log.rights
     last = (
-        next(each.chain(genesis.doc_id, max(each.remnants))) for each in prefixes if each.remnants
+        next(each.chain(genesis.doc_id, max(each.remnants)))
+        for each in prefixes
+        if each.remnants and each.fork is None
     )
     if rights is not None and not all(rights.is_final(each.header) for each in last):
         forked = (each.identity for each in prefixes if each.fork is not None)

@@ -236,6 +236,34 @@ def test_a_snapshot_without_entries_that_nobody_called_final_is_refused(make):
     assert not carl.heads()
 
 
+def test_what_was_pruned_of_who_contradicts_himself_before_that_is_passed_on(make):
+    """What the owner has named does not stand in the chain any more, nor is it final."""
+    owner, anna, bert = written(make, times=3)
+    anna.registers["b"] = 1
+    sync(owner, anna)
+    length, newest = owner.heads()[anna.author]
+    anna.registers["a"] = "later"
+    sync(owner, anna)
+    assert owner.prune(0) > 5
+    other = sign_entry(
+        anna._replica.signing_session()[0],
+        LISTED.doc_id,
+        length,
+        newest,
+        anna.now_ms << 16,
+        Kind.REGISTER,
+        RegisterWrite("a", "another").encode(),
+    )
+    owner.receive(encode_chain([other], with_prev=True), "peer")
+    assert owner.heads()[anna.author] == (length, newest)
+    carl = make(CARL)
+    carl.receive_snapshot(owner.snapshot())
+    assert (carl.root, carl.heads()) == (owner.root, owner.heads())
+    exchange_all(owner, bert)
+    bert.receive_snapshot(owner.snapshot())
+    assert (bert.root, bert.heads()) == (owner.root, owner.heads())
+
+
 def test_only_owners_say_what_is_final(make):
     owner, anna, bert = written(make, times=3)
     last = ((anna.author, len(anna.heads()[anna.author]) - 1, anna.heads()[anna.author][1]),)
