@@ -15,6 +15,8 @@ from lattica.content import WeightPublisher, WeightSubscriber
 
 ROLLOUTS, BATCH, STEPS, RATE = 3, 512, 60, 1.0
 SEEN, HIDDEN, ACTIONS = 12, 32, 4
+STALE = 4
+"""Versions by which a policy may be behind; what older ones have seen teaches little."""
 RIGHT = np.random.default_rng(1).normal(size=(SEEN, ACTIONS))
 Policy = dict[str, np.ndarray]
 
@@ -45,18 +47,22 @@ def learn(policy: Policy, seen: np.ndarray, actions: np.ndarray, rewards: np.nda
 
 class Trainer:
     def __init__(self) -> None:
+        self.version = 0
         self.send, self.batches = trio.open_memory_channel[tuple[np.ndarray, ...]](0)
 
-    async def take(self, seen: np.ndarray, actions: np.ndarray, rewards: np.ndarray) -> None:
+    async def take(
+        self, version: int, seen: np.ndarray, actions: np.ndarray, rewards: np.ndarray
+    ) -> None:
         """Returns when there is room for more."""
-        await self.send.send((seen, actions, rewards))
+        if version >= self.version - STALE:
+            await self.send.send((seen, actions, rewards))
 
 
 async def train() -> None:
     trainer, policy = Trainer(), fresh_policy()
     async with Node() as node, WeightPublisher(node, "policy") as publisher:
         node.rpc.serve(trainer)
-        await publisher.push(policy)
+        trainer.version = (await publisher.push(policy)).version
         command = [sys.executable, __file__, str(node.addrs[0])]
         async with trio.open_nursery() as rollouts:
             for seed in range(ROLLOUTS):
@@ -65,9 +71,10 @@ async def train() -> None:
                 batches = [await trainer.batches.receive() for _ in range(ROLLOUTS)]
                 seen, actions, rewards = map(np.concatenate, zip(*batches, strict=True))
                 learn(policy, seen, actions, rewards)
-                pushed = await publisher.push(policy)
+                trainer.version = (await publisher.push(policy)).version
                 if step % 20 == 0:
-                    print(f"version {pushed.version}: mean reward {rewards.mean():.2f}", flush=True)
+                    mean = rewards.mean()
+                    print(f"version {trainer.version}: mean reward {mean:.2f}", flush=True)
             rollouts.cancel_scope.cancel()
     assert rewards.mean() > 0.7
 
@@ -80,12 +87,13 @@ async def roll_out(trainer_addr: str, seed: int) -> None:
         async with WeightSubscriber(node, f"{peer}/policy") as weights:
             await weights.wait()
             while True:
-                policy = weights.newest.numpy()
+                newest = weights.newest
+                policy = newest.numpy()
                 seen = rng.normal(size=(BATCH, SEEN))
                 _, chances = act(policy, seen)
                 actions = (chances.cumsum(1) > rng.random((BATCH, 1))).argmax(1)
                 rewards = (actions == (seen @ RIGHT).argmax(1)).astype(np.float64)
-                await trainer.take(seen, actions, rewards)
+                await trainer.take(newest.version, seen, actions, rewards)
 
 
 if len(sys.argv) == 1:

@@ -64,6 +64,7 @@ EXCHANGE = "for exchanges with peers, in the trio thread"
 DOCUMENT_ON_NEITHER = {
     "state": "large, and read in the trio thread; what is in it is at the types",
     "heads": EXCHANGE,
+    "given_by": EXCHANGE,
     "head_index": EXCHANGE,
     "adopting": EXCHANGE,
     "making_snapshot": EXCHANGE,
