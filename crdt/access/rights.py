@@ -71,7 +71,8 @@ class Rights:
         """Know of no entry."""
         self._granted: dict[bytes, tuple[Header, bytes, Capability]] = {}
         """By the ID of the entry that has it, with its header and whose it is."""
-        self._finality = Finality(self._ids_of)
+        self.finality = Finality(self._ids_of)
+        """What counts for good, by owners whose word does."""
         self._grown: set[bytes] = set()
         """Authors of whom more counts for good than when it was asked last."""
         self._revoked: dict[bytes, Revocation] = {}
@@ -117,11 +118,11 @@ class Rights:
                 self._listed = None
                 return True
             if kind == Kind.FINAL and self.ownership.acts(entry.header, identity):
-                new = self._finality.learn(entry.id, decode_finality(payload))
+                new = self.finality.learn(entry.id, decode_finality(payload))
                 self._grown.update(
                     author
                     for author, seq, entry_id in new
-                    if self._finality.length(author) == seq + 1
+                    if self.finality.length(author) == seq + 1
                     and self._ids_of(author)[seq] == entry_id
                 )
                 return bool(new)
@@ -159,7 +160,7 @@ class Rights:
     def _has_final_root(self, root: Link) -> bool:
         """Whether its owner has written it down in an entry that counts for good."""
         return any(
-            self._finality.covers(author, *place)
+            self.finality.covers(author, *place)
             for author, place in self._written.get(root.id, {}).items()
         )
 
@@ -198,7 +199,7 @@ class Rights:
             self._left.pop(revocation.link, None)
             self._listed = None
             return True
-        if self._finality.forget(entry_id):
+        if self.finality.forget(entry_id):
             return True
         if entry_id not in self._granted:
             return False
@@ -410,11 +411,7 @@ class Rights:
 
     def is_final(self, header: Header) -> bool:
         """Whether an owner has said that an entry counts, whatever is taken back."""
-        return self._finality.covers(header.author, header.seq, header.id)
-
-    def final_length(self, author: bytes) -> int:
-        """As :meth:`Finality.length`."""
-        return self._finality.length(author)
+        return self.finality.covers(header.author, header.seq, header.id)
 
     def take_grown(self) -> set[bytes]:
         """Authors of whom more counts for good than when this was asked last, by what has been
@@ -437,11 +434,7 @@ class Rights:
 
     def is_named(self, header: Header) -> bool:
         """Whether an owner has called final just this entry, and those before it."""
-        return self._finality.names(header.author, header.seq, header.id)
-
-    def named_since(self, author: bytes, seq: int) -> list[tuple[int, bytes]]:
-        """As :meth:`Finality.named_since`."""
-        return self._finality.named_since(author, seq)
+        return self.finality.names(header.author, header.seq, header.id)
 
     def lasting(self) -> Callable[[Header, bytes, str], bool]:
         """Whether an entry takes effect at a name, of a final one as :meth:`may_write`, and for

@@ -10,6 +10,7 @@ from typing import Final
 
 from lattica.crdt.access.finality import Finality, decode_finality
 from lattica.crdt.access.keyring import Keyring
+from lattica.crdt.access.ownership import Ownership
 from lattica.crdt.base.turns import Turns
 from lattica.crdt.compaction.history import collect
 from lattica.crdt.compaction.snapshot import Snapshot
@@ -102,15 +103,19 @@ def check_final(read: Snapshot, genesis: Genesis) -> None:
     nothing = FeedPrefix(b"")
     finality = Finality(lambda author: read.feeds.get(author, nothing).ids)
     for feed in read.feeds.values():
-        if not ownership.was_owner(feed.identity):
-            continue
-        if feed.fork is not None:
-            return
-        for entry in feed.entries:
+        for entry in feed.entries if ownership.was_owner(feed.identity) else ():
             if entry.header.kind == Kind.FINAL and entry.payload is not None:
                 with suppress(RemoteProtocolError):  # then it is without effect
                     finality.learn(entry.id, decode_finality(entry.payload))
-    for feed in read.feeds.values():
+    _check_named(read, ownership, finality)
+
+
+def _check_named(read: Snapshot, ownership: Ownership, finality: Finality) -> None:
+    """As :func:`check_final`, by who owns the document and what owners say."""
+    feeds = read.feeds.values()
+    if any(feed.fork is not None and ownership.was_owner(feed.identity) for feed in feeds):
+        return
+    for feed in feeds:
         last = max(feed.remnants, default=0)
         if not last or (feed.fork is not None and finality.named_since(feed.author, last)):
             continue
@@ -217,17 +222,9 @@ def _admitted(read: Snapshot, genesis: Genesis, config: LogConfig) -> Turns[Log]
     Raises RemoteProtocolError for entries that nobody had the right to write, or that were left out
     where no owner has called them final; see :func:`check_final`.
     """
-    log, prefixes = (yield from _log_of(read, genesis, config, NEVER_EARLY)), read.feeds.values()
-    if any(log.length(each.author) != len(each.ids) for each in prefixes):
+    log = yield from _log_of(read, genesis, config, NEVER_EARLY)
+    if any(log.length(each.author) != len(each.ids) for each in read.feeds.values()):
         raise RemoteProtocolError("a snapshot with entries that nobody had the right to write")
-    rights = log.rights
-    last = (
-        next(each.chain(genesis.doc_id, max(each.remnants)))
-        for each in prefixes
-        if each.remnants and each.fork is None
-    )
-    if rights is not None and not all(rights.is_final(each.header) for each in last):
-        forked = (each.identity for each in prefixes if each.fork is not None)
-        if not any(map(rights.ownership.was_owner, forked)):
-            raise RemoteProtocolError("a snapshot without entries that no owner has called final")
+    if log.rights is not None:
+        _check_named(read, log.rights.ownership, log.rights.finality)
     return log

@@ -20,7 +20,9 @@ class Lasting:
 
     def lengths(self) -> dict[bytes, int]:
         """Of how many entries of an author an owner has said that they count for good."""
-        found = ((author, self._rights.final_length(author)) for author in self._replica.log.feeds)
+        found = (
+            (author, self._rights.finality.length(author)) for author in self._replica.log.feeds
+        )
         return {author: length for author, length in found if length}
 
     def takes_effect(self, entry: Entry, name: str) -> bool:

@@ -80,7 +80,7 @@ class Authority:
             authors.add(feed.author)
         for author in authors:
             of = self._feeds[author]
-            last = rights.final_length(author) - 1
+            last = rights.finality.length(author) - 1
             self._has_other_effects |= last >= 0 and rights.has_more_effects(
                 author, of.identity, last, of.ids[last]
             )
@@ -119,7 +119,7 @@ class Authority:
         self.erasures.forget(entry_ids)
         if self.rights is not None:
             # What was called final by one of them is not final any more.
-            self._is_less |= self.rights.final_length(feed.author) > since
+            self._is_less |= self.rights.finality.length(feed.author) > since
             for entry_id in entry_ids:
                 self._is_less |= self.rights.forget(entry_id)
                 self.is_stale |= self.rights.ownership.forget(entry_id)

@@ -509,7 +509,7 @@ class Log:
             return entry
 
         # Of what is final it need not be asked, and much of it may be pruned.
-        seq = rights.final_length(feed.author)
+        seq = rights.finality.length(feed.author)
         while seq < length and (
             rights.verdict(entry_at(seq).header, feed.identity) is Verdict.ALLOWED
         ):
@@ -703,7 +703,11 @@ class Log:
         """How many entries of a feed an owner has called final, by one that is not admitted yet:
         it waits, is kept without effect, or its ID is among those `here`. 0 if there is none.
         """
-        named = [] if self.rights is None else self.rights.named_since(feed.author, len(feed.ids))
+        named = (
+            []
+            if self.rights is None
+            else self.rights.finality.named_since(feed.author, len(feed.ids))
+        )
         if feed.fork is not None:
             named = named[: bisect_left(named, (feed.fork.seq, b""))]
         if not named:

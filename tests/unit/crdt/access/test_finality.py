@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ from lattica.crdt.keys.session import SessionKey
 from lattica.crdt.types.payloads import RegisterWrite
 from lattica.errors import AccessDeniedError
 from lattica.nat.base.keys.identity import Identity
-from tests.support.crdt.documents import Clock, Make, making
+from tests.support.crdt.documents import Clock, Make
 from tests.support.crdt.sync import exchange, exchange_all
 
 OWNER, ANNA, BERT, CARL = (Identity(bytes([number]) * 32) for number in range(1, 5))
@@ -36,14 +36,8 @@ RECOVERED = Genesis(
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def make(tmp_path: Path, clock: Clock) -> Iterator[Make]:
-    with making(tmp_path, clock, LISTED) as make:
-        yield make
+def default() -> Genesis:
+    return LISTED
 
 
 def call_final(owner: Document, *last: tuple[bytes, int, bytes]) -> None:
@@ -256,21 +250,30 @@ def test_lengths():
 # Whoever owns the document.
 
 
-def forked(make: Make, path: Path, exchange_with: Document, other_with: Sequence[Document]) -> None:
-    """A session of the second owner goes on twice; some hear one part, and some both."""
+def second_owner(
+    make: Make, folder: Path, owner: Document, *others: Document, other_with: Sequence[Document]
+) -> Document:
+    """In another store, when a session of his has gone on twice: the owner has heard one part, and
+    some the other one.
+    """
+    path = folder / "forks.sqlite3"
     document = make(SECOND, RECOVERED, path=path)
+    exchange_all(owner, document, *others)
+    document.registers["second"] = 0
+    exchange_all(owner, document, *others)
     session = document._replica._session
     document.close()
     aside = path.with_name(f"{path.name}-aside")
     shutil.copyfile(path, aside)
     one = make(SECOND, RECOVERED, path=path)
     one.registers["one"] = 1
-    exchange_all(one, exchange_with)
+    exchange_all(one, owner)
     other = make(SECOND, RECOVERED, path=aside)
     other._replica._session = session
     other.registers["other"] = 1
     for each in other_with:
         exchange_all(other, each)
+    return make(SECOND, RECOVERED, path=folder / "second.sqlite3")
 
 
 def test_what_is_final_of_an_owner_counts_whoever_is_appointed_in_his_place(make, tmp_path):
@@ -280,14 +283,7 @@ def test_what_is_final_of_an_owner_counts_whoever_is_appointed_in_his_place(make
     owner, anna, carl = (make(each, RECOVERED) for each in (OWNER, ANNA, CARL))
     for each in (ANNA, CARL):
         owner.grant(each.peer_id)
-    path = tmp_path / "forks.sqlite3"
-    second = make(SECOND, RECOVERED, path=path)
-    exchange_all(owner, second, anna, carl)
-    second.registers["second"] = 0
-    exchange_all(owner, second, anna, carl)
-    second.close()
-    forked(make, path, owner, [owner, carl])
-    second = make(SECOND, RECOVERED, path=tmp_path / "second.sqlite3")
+    second = second_owner(make, tmp_path, owner, anna, carl, other_with=[owner, carl])
     exchange_all(owner, second, anna)
     anna.registers["a"] = "of anna"
     anna.registers["last"] = 1
@@ -314,15 +310,8 @@ def test_what_is_final_of_an_owner_counts_whoever_is_appointed_in_his_place(make
 def test_what_is_final_counts_though_he_who_gave_the_right_has_contradicted_himself(make, tmp_path):
     owner, anna, bert = (make(each, RECOVERED) for each in (OWNER, ANNA, BERT))
     owner.grant(BERT.peer_id)
-    path = tmp_path / "forks.sqlite3"
-    second = make(SECOND, RECOVERED, path=path)
-    exchange_all(owner, second, anna, bert)
-    second.registers["second"] = 0
-    exchange_all(owner, second, anna, bert)
-    second.close()
     aside = make(CARL, RECOVERED)  # who has heard of the other part, and tells nobody
-    forked(make, path, owner, [aside])
-    second = make(SECOND, RECOVERED, path=tmp_path / "second.sqlite3")
+    second = second_owner(make, tmp_path, owner, anna, bert, other_with=[aside])
     exchange_all(owner, second, bert)
     bert.registers["a"] = "of bert"
     bert.registers["last"] = 1
@@ -347,15 +336,8 @@ def test_a_right_that_an_owner_has_given_in_vain_is_not_called_final(make, tmp_p
     """It would have what was written by it take effect."""
     owner, anna, bert = (make(each, RECOVERED) for each in (OWNER, ANNA, BERT))
     owner.grant(ANNA.peer_id, prefix="mine/")
-    path = tmp_path / "forks.sqlite3"
-    second = make(SECOND, RECOVERED, path=path)
-    exchange_all(owner, second, anna, bert)
-    second.registers["second"] = 0
-    exchange_all(owner, second, anna, bert)
-    second.close()
-    forked(make, path, owner, [owner, bert])
     # With the key of somebody who may give nothing any more, past the checks of an honest store.
-    second = make(SECOND, RECOVERED, path=tmp_path / "second.sqlite3")
+    second = second_owner(make, tmp_path, owner, anna, bert, other_with=[owner, bert])
     exchange_all(owner, second, anna)
     second.registers["s"] = 1
     before = newest(second, second)
@@ -369,8 +351,8 @@ def test_a_right_that_an_owner_has_given_in_vain_is_not_called_final(make, tmp_p
     assert "other" not in owner.registers
     owner.prune(grace=0)
     rights = owner._replica.log.rights
-    assert rights.final_length(anna.author) == owner.heads()[anna.author][0]
-    assert rights.final_length(second.author) == before[1] + 1
+    assert rights.finality.length(anna.author) == owner.heads()[anna.author][0]
+    assert rights.finality.length(second.author) == before[1] + 1
     assert "other" not in owner.registers
 
 
@@ -392,15 +374,15 @@ def test_what_an_owner_says_again_and_again_is_forgotten_at_once(make, clock, mo
     entries = chain_of(OWNER, clock, *[said] * 40, session=session)
     second.receive(encode_chain(entries, with_prev=True), "peer")
     rights = second._replica.log.rights
-    assert len(rights._revoked) + len(rights._finality._said) == 40
+    assert len(rights._revoked) + len(rights.finality._said) == 40
     monkeypatch.setattr(rights, "_revoked", _Unwalked(rights._revoked))
-    monkeypatch.setattr(rights._finality, "_said", _Unwalked(rights._finality._said))
+    monkeypatch.setattr(rights.finality, "_said", _Unwalked(rights.finality._said))
     clock.ms -= 1  # so that they begin with the same
     other = chain_of(OWNER, clock, WRITE, session=session)
     second.receive(encode_chain(other, with_prev=True), "peer")
     assert len([*second.forks()]) == 1
     assert not rights._revoked
-    assert not rights._finality._said
+    assert not rights.finality._said
 
 
 class _Unwalked(dict[bytes, object]):
