@@ -4,9 +4,7 @@ it, whether they had heard of what it stands on or not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +14,7 @@ from lattica.crdt.entries.chain import decode_chain, encode_chain
 from lattica.crdt.entries.genesis import Genesis, Mode
 from lattica.crdt.sync import session
 from lattica.nat.base.keys.identity import Identity
-from tests.support.crdt.documents import Clock, Make, making
+from tests.support.crdt.documents import Make
 from tests.support.crdt.sync import exchange, exchange_all
 
 OWNER, ANNA, BERT, CARL = (Identity(bytes([number]) * 32) for number in range(1, 5))
@@ -25,9 +23,8 @@ CAPABLE = Genesis("capabilities", (OWNER.public_key.data,), Mode.CAPABILITY)
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Make]:
-    with making(tmp_path, Clock(), LISTED) as make:
-        yield make
+def default() -> Genesis:
+    return LISTED
 
 
 def built(make: Make, genesis: Genesis) -> list[Document]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import itertools
 import random
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from lattica.crdt.document import Document, Owner
 from lattica.crdt.entries.genesis import Genesis, Mode, Recovery, decode_genesis
 from lattica.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
-from tests.support.crdt.documents import Clock, Make, making
+from tests.support.crdt.documents import Make
 from tests.support.crdt.sync import exchange, exchange_all, tell
 
 OWNER, SECOND, THIRD, ANNA, BERT, CARL = (Identity(bytes([n]) * 32) for n in range(1, 7))
@@ -39,14 +38,8 @@ BY_KEY = genesis_of(OWNER, recovery=Recovery(1, PUBLIC[:1]))
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def make(tmp_path: Path, clock: Clock) -> Iterator[Make]:
-    with making(tmp_path, clock, BY_KEY) as make:
-        yield make
+def default() -> Genesis:
+    return BY_KEY
 
 
 def seen(document: Document) -> tuple[object, ...]:

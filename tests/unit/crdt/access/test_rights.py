@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -32,7 +30,6 @@ from lattica.crdt.log.clock import HybridClock
 from lattica.crdt.types.payloads import RegisterWrite
 from lattica.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
-from tests.support.crdt.documents import Clock, Make, making
 from tests.support.crdt.sync import exchange, exchange_all
 
 OWNER, ANNA, BERT, CARL = (Identity(bytes([number]) * 32) for number in range(1, 5))
@@ -41,14 +38,8 @@ CAPABLE = Genesis("capabilities", (OWNER.public_key.data,), Mode.CAPABILITY)
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def make(tmp_path: Path, clock: Clock) -> Iterator[Make]:
-    with making(tmp_path, clock, LISTED) as make:
-        yield make
+def default() -> Genesis:
+    return LISTED
 
 
 def sync(*documents: Document) -> None:

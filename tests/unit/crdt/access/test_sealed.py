@@ -8,7 +8,6 @@ import hashlib
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
@@ -33,7 +32,6 @@ from lattica.crdt.proofs.statement import read_statement
 from lattica.crdt.types.payloads import RegisterWrite
 from lattica.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
-from tests.support.crdt.documents import Clock, Make, making
 from tests.support.crdt.sync import exchange_all
 
 OWNER, ANNA, BERT, CARL, DORA = (Identity(bytes([number]) * 32) for number in range(1, 6))
@@ -41,14 +39,8 @@ SEALED = Genesis("sealed", (OWNER.public_key.data,), Mode.CAPABILITY, is_sealed=
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def make(tmp_path: Path, clock: Clock) -> Iterator[Make]:
-    with making(tmp_path, clock, SEALED) as make:
-        yield make
+def default() -> Genesis:
+    return SEALED
 
 
 def sync(*documents: Document) -> None:

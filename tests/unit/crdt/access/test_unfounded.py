@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from lattica.crdt.access.capability import Level, decode_capability, issue
@@ -16,7 +13,6 @@ from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.keys.session import SessionKey
 from lattica.crdt.types.payloads import RegisterWrite
 from lattica.nat.base.keys.identity import Identity
-from tests.support.crdt.documents import Clock, Make, making
 from tests.support.crdt.sync import exchange_all
 
 OWNER, ANNA, BERT = (Identity(bytes([number]) * 32) for number in range(1, 4))
@@ -24,14 +20,8 @@ CAPABLE = Genesis("capabilities", (OWNER.public_key.data,), Mode.CAPABILITY)
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def make(tmp_path: Path, clock: Clock) -> Iterator[Make]:
-    with making(tmp_path, clock, CAPABLE) as make:
-        yield make
+def default() -> Genesis:
+    return CAPABLE
 
 
 @pytest.mark.parametrize("is_first", [True, False])

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -18,7 +16,6 @@ from lattica.crdt.entries.genesis import Genesis, Mode
 from lattica.crdt.types.payloads import RegisterWrite
 from lattica.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
-from tests.support.crdt.documents import Clock, Make, making
 from tests.support.crdt.sync import exchange, exchange_all
 
 OWNER, SECOND, ANNA, BERT, CARL = (Identity(bytes([number]) * 32) for number in range(1, 6))
@@ -26,17 +23,6 @@ OWNERS = tuple(sorted((OWNER.public_key.data, SECOND.public_key.data)))
 LISTED = Genesis("list", OWNERS, Mode.ALLOW_LIST)
 CAPABLE = Genesis("capabilities", OWNERS, Mode.CAPABILITY)
 MODES = pytest.mark.parametrize("genesis", [LISTED, CAPABLE])
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def make(tmp_path: Path, clock: Clock) -> Iterator[Make]:
-    with making(tmp_path, clock) as make:
-        yield make
 
 
 def same(one: Document, other: Document) -> None:

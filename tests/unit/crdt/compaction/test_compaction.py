@@ -27,11 +27,6 @@ NAMES = [each.public_key.data for each in OWNERS]
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def documents(tmp_path: Path, clock: Clock) -> Iterator[list[Document]]:
     with replicas(tmp_path, OWNERS, clock) as opened:
         yield opened

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 
@@ -22,7 +21,7 @@ from lattica.crdt.proofs.statement import Statement, heads_fingerprint, sign_sta
 from lattica.errors import RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
 from tests.support.crdt.chains import DOC
-from tests.support.crdt.documents import Clock, Make, making
+from tests.support.crdt.documents import making
 from tests.support.crdt.sync import exchange, exchange_all
 
 OWNER, ANNA, BERT, CARL = (Identity(bytes([number]) * 32) for number in range(1, 5))
@@ -30,14 +29,8 @@ LISTED = Genesis("list", (OWNER.public_key.data,), Mode.ALLOW_LIST)
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def make(tmp_path: Path, clock: Clock) -> Iterator[Make]:
-    with making(tmp_path, clock, LISTED) as make:
-        yield make
+def default() -> Genesis:
+    return LISTED
 
 
 def chains_of(document: Document) -> dict[bytes, FeedPrefix]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.types.payloads import RegisterWrite
 from lattica.errors import RemoteProtocolError, ResourceLimitError
 from lattica.nat.base.keys.identity import Identity
-from tests.support.crdt.documents import Clock, Make, making
+from tests.support.crdt.documents import Make
 from tests.support.crdt.sync import exchange, exchange_all
 
 OWNER, ANNA, BERT, CARL = (Identity(bytes([number]) * 32) for number in range(1, 5))
@@ -33,14 +32,8 @@ SEALED = Genesis("sealed", OWNERS, Mode.ALLOW_LIST, is_sealed=True)
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def make(tmp_path: Path, clock: Clock) -> Iterator[Make]:
-    with making(tmp_path, clock, LISTED) as make:
-        yield make
+def default() -> Genesis:
+    return LISTED
 
 
 def sync(*documents: Document) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from lattica.crdt.access.capability import Level
@@ -12,7 +9,6 @@ from lattica.crdt.document import Document
 from lattica.crdt.entries.genesis import Genesis, Mode
 from lattica.nat.base.keys.identity import Identity
 from tests.support.crdt.chains import DOC
-from tests.support.crdt.documents import Clock, Make, making
 from tests.support.crdt.sync import exchange_all
 
 OWNER, ANNA = Identity(b"\x01" * 32), Identity(b"\x02" * 32)
@@ -22,14 +18,8 @@ GRACE = 60.0
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def make(tmp_path: Path, clock: Clock) -> Iterator[Make]:
-    with making(tmp_path, clock, LISTED) as make:
-        yield make
+def default() -> Genesis:
+    return LISTED
 
 
 def write(*documents: Document) -> None:

@@ -30,11 +30,6 @@ class Clock:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def pair(tmp_path: Path, clock: Clock) -> Iterator[tuple[Document, Document]]:
     documents = tuple(
         Document(tmp_path / f"{number}.sqlite3", DOC, Identity(bytes([number]) * 32), wall=clock)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,17 +28,11 @@ from lattica.crdt.types.payloads import RegisterWrite
 from lattica.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
 from tests.support.crdt.chains import DOC, START, Eraser, Writer
-from tests.support.crdt.documents import Clock, Make, making
+from tests.support.crdt.documents import Make
 from tests.support.crdt.sync import exchange, exchange_all, take
 
 ANNA, BERT, CARL = (Identity(bytes([number + 1]) * 32) for number in range(3))
 SECRET = "an unlikely sequence of letters " * 200
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Make]:
-    with making(tmp_path, Clock()) as make:
-        yield make
 
 
 def written(document: Document, name: str, by: Identity | None = None) -> list[LogEntry]:

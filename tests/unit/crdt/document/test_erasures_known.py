@@ -4,10 +4,7 @@ that counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from lattica.crdt.document import Document
 from lattica.crdt.document.check import check_document
@@ -16,16 +13,10 @@ from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.keys.session import SessionKey
 from lattica.nat.base.keys.identity import Identity
 from tests.support.crdt.chains import START, Eraser
-from tests.support.crdt.documents import Clock, Make, making
+from tests.support.crdt.documents import Make
 from tests.support.crdt.sync import exchange, exchange_all, take
 
 ANNA, BERT, CARL, DORA = (Identity(bytes([number + 1]) * 32) for number in range(4))
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Make]:
-    with making(tmp_path, Clock()) as make:
-        yield make
 
 
 def tell(document: Document, of: Document, author: bytes) -> None:

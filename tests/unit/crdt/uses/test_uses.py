@@ -41,11 +41,6 @@ class Presence:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def documents(tmp_path: Path, clock: Clock) -> Iterator[list[Document]]:
     said: dict[PeerId, object] = {}
     with replicas(tmp_path, IDENTITIES, clock) as made:
