@@ -11,6 +11,7 @@ from typing import Any
 import trio
 
 from tests.netlab.holders import Holder, Program, namespaces, require_root
+from tools.netlab.lab.netns import without_ipv6
 from tools.netlab.spec.link import LinkSpec
 from tools.netlab.spec.nat import NatSpec
 from tools.netlab.spec.wire import AddWire, EndSpec, SetLink, WireSpec
@@ -72,7 +73,20 @@ async def bench(
                 "route add 10.0.0.0/24 dev server0",
                 "route add fd00::/64 dev server0",
             )
+            await heard(host, server)
             yield Bench(host, server, forwarder)
+
+
+async def heard(*ends: Holder) -> None:
+    """Wait until these hear what comes over IPv6."""
+    with trio.fail_after(60):
+        for end in ends:
+            while True:
+                with inside_netns(end.path):
+                    deaf = without_ipv6()
+                if not deaf:
+                    break
+                await trio.sleep(0.01)
 
 
 async def in_thread(function: Callable[[], Any]) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ from tools.netlab.lab.processes import Namespace
 CLONE_NEWNET = 0x4000_0000
 NTF_PROXY = 8
 IFA_F_NODAD = 2
+RTF_LOCAL = 0x8000_0000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -56,6 +58,25 @@ def require_pyroute2() -> None:
 def groups_can_be_set() -> bool:
     """Whether a process here may change its groups: not in a user namespace made without root."""
     return Path("/proc/self/setgroups").read_text().strip() != "deny"
+
+
+def without_ipv6() -> set[str]:
+    """Devices of this thread's namespace that hear nothing over IPv6 yet.
+
+    The kernel tells a new device at its leisure, up to a second later, that it is connected, and
+    gives it an address of its own then. And what comes for an address is lost until there is a
+    route to it, which the kernel makes when it gets round to it, even if it need not make sure
+    that nobody else has the address.
+    """
+    net = Path("/proc/thread-self/net")
+    # Of an address: itself, index, length of the prefix, scope, flags, device.
+    addresses = [line.split() for line in (net / "if_inet6").read_text().splitlines()]
+    # Of a route: to where and how long that is, six more, flags, device.
+    routes = [line.split() for line in (net / "ipv6_route").read_text().splitlines()]
+    local = {route[0] for route in routes if int(route[8], 16) & RTF_LOCAL}
+    ready = {address[5] for address in addresses if address[0].startswith("fe80")}
+    unreachable = {address[5] for address in addresses if address[0] not in local}
+    return ({name for _, name in socket.if_nameindex()} - ready | unreachable) - {"lo"}
 
 
 class Net:
@@ -143,20 +164,10 @@ class Net:
         index = self._index(device)
         self._do("neigh", "add", address, dst=address, ifindex=index, flags=NTF_PROXY)
 
-    def devices(self) -> list[str]:
-        """The names of all devices here."""
-        return [str(link.get("ifname")) for link in self._route.get_links()]
-
     def without_ipv6(self) -> set[str]:
-        """Devices that have no IPv6 address of their own yet.
-
-        The kernel tells a new device at its leisure, up to a second later, that it is connected;
-        until then its IPv6 is deaf.
-        """
+        """Devices that hear nothing over IPv6 yet."""
         with inside(self._namespace):
-            lines = Path("/proc/thread-self/net/if_inet6").read_text().splitlines()
-        ready = {line.split()[5] for line in lines if line.startswith("fe80")}
-        return set(self.devices()) - ready - {"lo"}
+            return without_ipv6()
 
     def _index(self, device: str) -> int:
         if device not in self._indexes:
