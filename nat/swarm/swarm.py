@@ -37,7 +37,7 @@ from lattica.nat.secure.gater import Gater
 from lattica.nat.swarm.addresses.address_book import GIVEN_TTL, AddressBook
 from lattica.nat.swarm.addresses.doubtful import DoubtfulAddresses
 from lattica.nat.swarm.addresses.nat_report import NatReport
-from lattica.nat.swarm.addresses.observed import ObservedAddresses
+from lattica.nat.swarm.addresses.observed import ObservedAddresses, shows_a_port
 from lattica.nat.swarm.addresses.own_addresses import OwnAddresses
 from lattica.nat.swarm.addresses.told_names import ToldNames
 from lattica.nat.swarm.background import Background
@@ -319,6 +319,10 @@ class Swarm:
         """Whether a peer sees by a connection what others do of this node, and has not said it."""
         return self.observed.lacks(connection, self._listen_ports)
 
+    def shows_a_port(self, connection: Connection) -> bool:
+        """Whether this node has dialed from a port that it listens on, and not from any other."""
+        return shows_a_port(connection, self._listen_ports)
+
     @property
     def _listen_ports(self) -> frozenset[int]:
         return frozenset(
@@ -426,17 +430,23 @@ class Swarm:
         *,
         as_responder: bool = False,
         unless_doubtful: bool = False,
+        from_listen_port: bool = False,
     ) -> Connection:
         """Dial one address even if the peer is connected, as hole punching does.
 
         `as_responder` takes the responder's part in the set-up, for a dial that may meet
         the peer's own (DCUtR assigns the parts). With `unless_doubtful` an address at which
         connections carried nothing (:attr:`doubtful`) is refused: there is a path that carries.
+        `from_listen_port`: by TCP from the port that is listened on, or not at all.
         Raises what :meth:`dial` raises.
         """
         self._background.require_nursery()
         return await self._dialer.dial_fresh(
-            peer_id, addr, as_responder=as_responder, unless_doubtful=unless_doubtful
+            peer_id,
+            addr,
+            as_responder=as_responder,
+            unless_doubtful=unless_doubtful,
+            from_listen_port=from_listen_port,
         )
 
     async def dial_from_socket(

@@ -195,11 +195,13 @@ class TcpTransport:
         source_port: int | None = None,
         source_ip: str = "",
         max_segment: int | None = None,
+        or_any_port: bool = True,
     ) -> TcpConn:
         """See :class:`~lattica.nat.transport.base.Transport`.
 
-        With `max_segment` neither side sends more than that many bytes in a packet (RFC 9293,
-        section 3.7.1), for paths that lose what is larger.
+        Where `source_port` cannot be dialed from, another one will do, unless `or_any_port` is
+        false: OSError then. With `max_segment` neither side sends more than that many bytes in a
+        packet (RFC 9293, section 3.7.1), for paths that lose what is larger.
         """
         endpoint = to_endpoint(addr)
         if endpoint.is_name:
@@ -213,6 +215,9 @@ class TcpTransport:
                 except OSError as error:
                     if error.errno not in _SOURCE_UNAVAILABLE:
                         raise
+            if not or_any_port:
+                # A connection of before may not be over yet for the system (RFC 9293, TIME-WAIT).
+                raise OSError(errno.EADDRNOTAVAIL, f"cannot dial from port {source_port} now")
         source = (source_ip, 0) if source_ip else None
         return await self._connect(family, name, source, max_segment)
 

@@ -251,6 +251,8 @@ class Traversal:
         connection = self._swarm.registry.best(peer_id)
         if connection is not None:
             await self._identify.ask(connection)
+        for each in list(self._swarm.registry.by_peer.get(peer_id, ())):
+            await self._identify.ask_where_seen(each)
 
     # --- whom to ask ---
 

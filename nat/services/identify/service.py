@@ -53,6 +53,8 @@ _TIMEOUT = 10.0
 """Seconds for one exchange."""
 _AGAIN, _AGAIN_LIMIT = 5.0, 300.0
 """Seconds after which a peer that could not be told of news is told again, at first and at most."""
+_SEEN_AGAIN = 2.0, 8.0, 30.0
+"""Seconds after which a peer is asked again where it sees this node."""
 _PUSH_COST, _ANSWER_COST = 128, 16
 """What it costs to take a push and to say who this node is, in frames that carry nothing
 (:class:`lattica.nat.mux.turns.Nuisance`): 128 pushes at once, and 8 a second, are taken."""
@@ -202,23 +204,36 @@ class IdentifyService:
                     connection.patience = other.patience
                 if other.agent and other.instance == connection.instance:
                     _same_peer(other, connection)
-            await self._ask_where_seen(connection)
-            return
-        self._asked.add(peer_id)
-        best = self._swarm.registry.best(peer_id)
-        known = best is not None and await self.ask(best)
-        if not known or peer_id not in self._swarm.registry.by_peer:
-            self._asked.discard(peer_id)  # or it would stay there for good
-        elif best is not connection:
-            await self._ask_where_seen(connection)
+        else:
+            self._asked.add(peer_id)
+            known = await self._ask_over_any(peer_id)
+            if not known or peer_id not in self._swarm.registry.by_peer:
+                self._asked.discard(peer_id)  # or it would stay there for good
+        await self.ask_where_seen(connection)
 
-    async def _ask_where_seen(self, connection: Connection) -> None:
-        """Ask a peer that has said who it is over another connection: what a NAT has given to a
-        port is known by that of the same kind alone, which may be about to end, and without it no
-        hole can be punched to that port.
+    async def _ask_over_any(self, peer_id: PeerId) -> bool:
+        """Ask over the best connection, and over the next one if that ends meanwhile: its own
+        hook has found the peer asked.
         """
-        if connection.closed_reason is None and self._swarm.lacks_observation(connection):
-            await self.ask(connection)
+        tried: list[Connection] = []
+        while (best := self._swarm.registry.best(peer_id)) is not None and best not in tried:
+            if await self.ask(best):
+                return True
+            tried.append(best)
+        return False
+
+    async def ask_where_seen(self, connection: Connection) -> None:
+        """Ask a peer at which address it sees this node by a connection, if it has not said that.
+
+        What a NAT has given to a port is known by connections of the same kind alone, and without
+        it no hole can be punched to that port. So who does not answer is asked again.
+        """
+        for pause in (*_SEEN_AGAIN, 0.0):
+            is_due = connection.closed_reason is None and self._swarm.lacks_observation(connection)
+            if not is_due or await self.ask(connection):
+                return
+            with trio.move_on_after(pause):
+                await connection.closed.wait()
 
     async def _disconnected(self, connection: Connection) -> None:
         if connection.peer_id not in self._swarm.registry.by_peer:

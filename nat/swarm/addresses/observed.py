@@ -31,7 +31,7 @@ class ObservedAddresses:
         if (
             ip is None
             or kind is not kind_of(connection.remote_addr)
-            or not _shows_a_port(connection, ports)
+            or not shows_a_port(connection, ports)
         ):
             return
         key = connection.peer_id, kind, ip.version
@@ -47,7 +47,7 @@ class ObservedAddresses:
         kind, ip = kind_of(connection.remote_addr), ip_of(connection.remote_addr)
         return (
             ip is not None
-            and _shows_a_port(connection, ports)
+            and shows_a_port(connection, ports)
             and (connection.peer_id, kind, ip.version) not in self._by_observer
         )
 
@@ -61,7 +61,7 @@ class ObservedAddresses:
         self._by_observer.clear()
 
 
-def _shows_a_port(connection: Connection, ports: frozenset[int]) -> bool:
+def shows_a_port(connection: Connection, ports: frozenset[int]) -> bool:
     """Whether the peer sees by a connection what a NAT has given to a port of these."""
     return (
         connection.direction is Direction.OUTBOUND

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -272,6 +271,7 @@ class Dialer:
         *,
         as_responder: bool = False,
         unless_doubtful: bool = False,
+        from_listen_port: bool = False,
     ) -> Connection:
         """See :meth:`lattica.nat.swarm.swarm.Swarm.dial_fresh`."""
         self._connector.gater.check_dial(peer_id, addr)
@@ -280,9 +280,10 @@ class Dialer:
             await trio.lowlevel.checkpoint()
             why = f"it connects, but carried nothing the last time ({doubt.reason})"
             raise DialError(peer_id, [DialAttempt(str(addr), why)])
-        connection = await self._dial_one(
-            peer_id, addr, self._dial_address(peer_id, addr, not as_responder)
+        dial = self._dial_address(
+            peer_id, addr, not as_responder, from_listen_port=from_listen_port
         )
+        connection = await self._dial_one(peer_id, addr, dial)
         return self._registered(connection)
 
     async def dial_link(
@@ -357,6 +358,7 @@ class Dialer:
         addr: Multiaddr,
         initiator: bool = True,
         on_pipe: Callable[[Multiaddr], None] | None = None,
+        from_listen_port: bool = False,
     ) -> Connection:
         addr, named = split_peer(addr)
         if peer_id is not None and named is not None and named != peer_id:
@@ -371,23 +373,32 @@ class Dialer:
             addr = with_peer(addr, peer_id)
         elif self._config.dial_from_listen_port and (ip := ip_of(addr)) is not None:
             source_port = self.tcp_listen_port(ip.version)
-        raw = await self._dial_from(source_port, peer_id, addr)
+        raw = await self._dial_from(source_port, peer_id, addr, or_any=not from_listen_port)
         if on_pipe is not None and not isinstance(raw, SecureLink):
             on_pipe(addr)
-        with contextlib.suppress(CrossedDialError):
+        try:
             return await self._connect(raw, peer_id, initiator)
+        except CrossedDialError:
+            if from_listen_port:
+                raise
         # From a port of its own, no dial meets one of the peer's.
         raw = await self._dial_from(None, peer_id, addr)
         return await self._connect(raw, peer_id, initiator)
 
     async def _dial_from(
-        self, source_port: int | None, peer_id: PeerId | None, addr: Multiaddr
+        self,
+        source_port: int | None,
+        peer_id: PeerId | None,
+        addr: Multiaddr,
+        *,
+        or_any: bool = True,
     ) -> RawConn | SecureLink:
         transport = self._transport_for(addr)
         doubt = None if peer_id is None else self._doubtful.get(peer_id, addr)
-        if doubt is not None and isinstance(transport, TcpTransport):
+        if isinstance(transport, TcpTransport):
+            max_segment = None if doubt is None else doubt.max_segment
             return await transport.dial(
-                addr, source_port=source_port, max_segment=doubt.max_segment
+                addr, source_port=source_port, max_segment=max_segment, or_any_port=or_any
             )
         return await transport.dial(addr, source_port=source_port)
 

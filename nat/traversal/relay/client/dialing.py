@@ -62,7 +62,7 @@ class RelayDialer:
         """No connection of ours keeps the mapping of our TCP port, though there could be one."""
         swarm = self._swarm
         if not swarm.config.dial_from_listen_port or any(
-            c.direction is Direction.OUTBOUND and kind_of(c.remote_addr) is Kind.TCP
+            kind_of(c.remote_addr) is Kind.TCP and swarm.shows_a_port(c)
             for c in swarm.registry.by_peer.get(r.relay, ())
         ):
             return False
@@ -81,7 +81,7 @@ class RelayDialer:
         """Have TCP besides, for that mapping."""
         for addr in await resolve(self._tcp_addrs(r)):
             try:
-                await self._swarm.dial_fresh(r.relay, addr)
+                await self._swarm.dial_fresh(r.relay, addr, from_listen_port=True)
                 break
             except (LatticaError, OSError) as error:
                 logger.debug("no TCP to the relay besides: %s relay=%s", error, r.relay)

@@ -24,6 +24,7 @@ from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
 from lattica.nat.mux.yamux.frames import Flag
 from lattica.nat.pb import identify_pb2 as pb
+from lattica.nat.services.identify import service as identify_service
 from lattica.nat.services.identify.messages import (
     IDENTIFY,
     IDENTIFY_PUSH,
@@ -32,6 +33,7 @@ from lattica.nat.services.identify.messages import (
     decode,
     encode,
 )
+from lattica.nat.services.identify.service import IdentifyService
 from lattica.nat.services.ping import MAX_STREAMS, PING
 from lattica.nat.traversal import parts
 from lattica.node import Node
@@ -96,6 +98,50 @@ async def test_a_peer_says_where_it_sees_each_kind_of_port(order):
         kinds, seen = (Kind.TCP, Kind.QUIC), a.swarm.observed.addrs
         await settled(lambda: all(map(seen, kinds)))
         assert [seen(kind) for kind in kinds] == [[addr] for addr in a.swarm.addrs]
+
+
+def unanswered(monkeypatch: pytest.MonkeyPatch, node: Node, *times: trio.Event) -> list[Connection]:
+    """Have a node's first questions come to nothing, each when its time has come; all it asked."""
+    asked: list[Connection] = []
+    ask = IdentifyService.ask
+
+    async def asking(service: IdentifyService, connection: Connection) -> bool:
+        if service._swarm is not node.swarm:
+            return await ask(service, connection)
+        asked.append(connection)
+        if len(asked) > len(times):
+            return await ask(service, connection)
+        await times[len(asked) - 1].wait()
+        return False
+
+    monkeypatch.setattr(IdentifyService, "ask", asking)
+    return asked
+
+
+async def test_whose_connection_ends_while_it_is_asked_is_asked_over_another_one(monkeypatch):
+    """The hook of that one has found it asked, and nobody asked again."""
+    async with Node(node_config()) as a, Node(node_config()) as b:
+        time = trio.Event()
+        asked = unanswered(monkeypatch, a, time)
+        first = await a.swarm.dial_fresh(b.peer_id, b.swarm.addrs[0])
+        await settled(lambda: asked)
+        second = await a.swarm.dial_fresh(b.peer_id, b.swarm.addrs[0])
+        first.abort("superseded")
+        time.set()
+        await settled(lambda: second.agent)
+        assert asked == [first, second]
+
+
+async def test_who_does_not_say_where_it_sees_a_port_is_asked_again(monkeypatch):
+    monkeypatch.setattr(identify_service, "_SEEN_AGAIN", (0.01, 0.01))
+    async with Node(node_config()) as a, Node(node_config()) as b:
+        times = trio.Event(), trio.Event()
+        for time in times:
+            time.set()
+        asked = unanswered(monkeypatch, a, *times)
+        connection = await a.swarm.dial_fresh(b.peer_id, b.swarm.addrs[0])
+        await settled(lambda: a.swarm.observed.addrs(Kind.TCP))
+        assert asked == 3 * [connection]
 
 
 async def test_a_new_listen_address_is_pushed_to_the_peers():

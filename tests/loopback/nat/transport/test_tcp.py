@@ -126,6 +126,8 @@ async def test_a_source_port_that_another_program_holds_is_no_obstacle():
     with socket.socket() as foreign:
         foreign.bind(("", 0))
         taken = foreign.getsockname()[1]
+        with pytest.raises(OSError, match=f"cannot dial from port {taken} now"):
+            await transport.dial(listener.addrs[0], source_port=taken, or_any_port=False)
         conn = await transport.dial(listener.addrs[0], source_port=taken)
         assert port_of(conn.local_addr) != taken
     await close_all(conn, listener)

@@ -25,6 +25,7 @@ from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.printable import utc_text
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
+from lattica.nat.swarm.dialing.dialer import Dialer
 from lattica.nat.swarm.events import AddressesChanged, NetworkChanged
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.relay.circuit_transport import CircuitTransport
@@ -565,6 +566,21 @@ async def test_tcp_is_added_to_a_relay_that_was_connected_over_quic():
             await client.wait_ready(60)
             await settled(lambda: tcp_connections(bob, relay.swarm) == 1)
             assert is_reserved(client, relay.swarm)
+
+
+async def test_tcp_from_another_port_keeps_no_mapping_of_the_one_that_is_listened_on(monkeypatch):
+    """The system does not let one dial from there while a connection of before is not over: TCP
+    from another port was taken for it for as long as it lasted, and no hole was punched by TCP.
+    """
+    async with relaying(listen=BOTH) as relay, running(listen=BOTH) as bob:
+        over_tcp = [addr for addr in relay.swarm.addrs if kind_of(addr) is Kind.TCP]
+        with monkeypatch.context() as patches:
+            patches.setattr(Dialer, "tcp_listen_port", lambda *_: None)
+            connection = await bob.dial(relay.swarm.identity.peer_id, over_tcp)
+        assert not bob.shows_a_port(connection)
+        async with reserving(bob, *_all_addrs(relay.swarm)) as client:
+            await client.wait_ready(60)
+            await settled(lambda: any(map(bob.shows_a_port, bob.registry)))
 
 
 async def test_bootstrap_peers_that_relay_are_used():
