@@ -183,6 +183,21 @@ class QuicCore(QuicConnection):
         """TLS is done, so what is sent and received is encrypted for this one peer."""
         return self._handshake_complete
 
+    @property
+    def receive_secret(self) -> tuple[tls.CipherSuite, bytes]:
+        """With what the peer's packets were encrypted first, once the handshake is complete."""
+        bridge = self._tls
+        assert bridge is not None
+        suite, secret = bridge.cipher_suite, bridge.tls._dec_key
+        assert suite is not None
+        assert secret is not None
+        return suite, secret
+
+    @property
+    def crypto_received(self) -> int:
+        """Bytes of what TLS says that have come in order since the handshake."""
+        return 0 if self._tls is None else self._tls._input_offsets[tls.Epoch.ONE_RTT]
+
     def receive_datagram(self, data: bytes, addr: NetworkAddress, now: float) -> None:
         try:
             super().receive_datagram(data, addr, now)

@@ -7,6 +7,8 @@ recovery, encryption), by way of
 - :mod:`~lattica.nat.quic.session.introduction`: who the peer is, and what strangers may do;
 - :mod:`~lattica.nat.quic.session.streams`: which streams QUIC has, beside those that are served;
 - :mod:`~lattica.nat.quic.session.outgoing`: what goes to qh3, when, and in which order;
+- :mod:`~lattica.nat.quic.session.cost` and :mod:`~lattica.nat.quic.session.reassembly`: what a
+  peer makes qh3 do and hold;
 - :mod:`~lattica.nat.quic.session.stall`: a way round a fault of qh3.
 
 Our streams are QUIC's bidirectional ones.
@@ -47,6 +49,7 @@ from lattica.nat.quic.session.cost import Cost
 from lattica.nat.quic.session.credit import ControlReader
 from lattica.nat.quic.session.introduction import Introduction, MakeNoise
 from lattica.nat.quic.session.outgoing import MESSAGE_QUEUE, Outgoing
+from lattica.nat.quic.session.reassembly import Reassembly
 from lattica.nat.quic.session.room import SendRoom
 from lattica.nat.quic.session.stall import StallWatch
 from lattica.nat.quic.session.streams import QuicStreams
@@ -109,6 +112,7 @@ class QuicSession(MuxSession):
         self._cost = Cost(drive, self.nuisance)
         self._introduction = Introduction(drive, noise, initiator=initiator)
         self._quic_streams = QuicStreams(drive, initiator=initiator)
+        self._reassembly = Reassembly(drive, self._quic_streams, self.nuisance)
         self._room = SendRoom(drive, initiator=initiator)
         self._outgoing = Outgoing(
             drive,
@@ -220,18 +224,31 @@ class QuicSession(MuxSession):
             if self.remote is None:
                 data = self._authenticate(data, segment_size, source, events)
             if data:
-                self._receive(data, segment_size, source)
+                sample = self._receive(data, segment_size, source)
                 self._take(events)
+                self._reassembly.note_received(len(data), 1 + len(data) // segment_size)
+                if sample:
+                    self._reassembly.look(sample)
         except RemoteProtocolError:
             self._keep_unreported(events)
             raise
         return events
 
-    def _receive(self, data: bytes, segment_size: int, source: Address) -> None:
-        began = time.thread_time()
-        self._note_received(self._drive.receive(data, segment_size, source, self._clock()))
+    def _receive(self, data: bytes, segment_size: int, source: Address) -> bytes:
+        """Have qh3 take datagrams; return one of them that is to be looked at, mostly none."""
+        now, began = self._clock(), time.thread_time()
+        start = self._reassembly.choose(len(data), segment_size)
+        parts = [data]
+        if start is not None:  # by itself, as others than the peer may have sent the rest
+            end = start + segment_size
+            parts = [data[:start], data[start:end], data[end:]]
+        taken = [
+            bool(part) and self._drive.receive(part, segment_size, source, now) for part in parts
+        ]
+        self._note_received(any(taken))
         packets = 1 + len(data) // segment_size
         self.turn -= self._cost.of_packets(time.thread_time() - began, packets)
+        return parts[1] if start is not None and taken[1] else b""
 
     def _note_received(self, authentic: bool) -> None:
         self._dirty = True
@@ -280,22 +297,28 @@ class QuicSession(MuxSession):
             kind = event[0]
             if kind == "stream_data":
                 stream_id = event[1]
+                if stream_id and self.remote is None:
+                    self._introduction.keep(event)
+                    continue
+                self._reassembly.note_data(stream_id, len(event[2]))
                 if not stream_id:
                     self._on_stream_zero(event[2], event[3], events)
-                elif self.remote is None:
-                    self._introduction.keep(event)
                 else:
                     self._on_data(stream_id, event[2], event[3], events)
             elif kind == "stream_finished":
                 self._quic_streams.end(event[1])
+                self._reassembly.note_end(event[1])
             elif kind == "stream_reset" or kind == "stop_sending":
                 if self.remote is None and event[1]:
                     self._introduction.keep(event)
-                else:
-                    self._on_abort(event[1], event[2], kind == "stop_sending", events)
+                    continue
+                if kind == "stream_reset":
+                    self._reassembly.note_reset(event[1])
+                self._on_abort(event[1], event[2], kind == "stop_sending", events)
             elif kind == "ping_acknowledged":
                 self._on_ping_acknowledged(event[1], events)
             elif kind == "datagram":
+                self._reassembly.note_message(len(event[1]))
                 if self.remote is not None and self.wants_messages:
                     self.messages.append(event[1])
             elif kind == "streams_available":

@@ -58,10 +58,14 @@ class SpokenStreams:
 class QuicStreams:
     """The streams of one connection as qh3 has them: begun, waiting, to be aborted."""
 
-    __slots__ = ("_aborts", "_drive", "_limit_hit", "_live", "_phantoms", "_unopened", "spoken")
+    __slots__ = (
+        "_aborts", "_drive", "_limit_hit", "_live", "_local_bit", "_phantoms", "_unopened",
+        "spoken",
+    )  # fmt: skip
 
     def __init__(self, drive: NativeDrive, *, initiator: bool) -> None:
         self._drive = drive
+        self._local_bit = 0 if initiator else 1
         # Stream 0 has spoken: it is nobody's to accept.
         self.spoken = SpokenStreams(0 if initiator else 1)
         """By number (the ID without its two lowest bits), those of the peer's that have begun."""
@@ -77,6 +81,12 @@ class QuicStreams:
     def __contains__(self, stream_id: int) -> bool:
         """qh3 has it."""
         return stream_id in self._live
+
+    def has_ended(self, stream_id: int) -> bool:
+        """It has begun, and qh3 has it no more."""
+        if stream_id in self._live:
+            return False
+        return stream_id & 1 == self._local_bit or stream_id >> 2 in self.spoken
 
     def open(self, stream: MuxStream) -> bool:
         """Its first bytes are to be sent; False if it has to wait, as the peer allows no more."""

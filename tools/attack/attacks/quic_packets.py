@@ -9,16 +9,15 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from itertools import count
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import trio
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.net.addresses import parse_multiaddr, to_endpoint
 from lattica.nat.quic.connection import QuicConnection
 from lattica.nat.quic.qh3.core import QuicCore
+from lattica.nat.quic.qh3.packet_reader import PacketKeys
 from lattica.nat.transport.udp_socket import Address, Received
 from tools.attack.attack import Attack, Victim
 from tools.attack.attacks.quic import CONNECTIONS, connected
@@ -29,8 +28,6 @@ _AT_ONCE = 32
 """Packets after which others may go on."""
 _FIRST_NUMBER = 1 << 20
 """Of packets made here: beyond those of the library's."""
-_APPLICATION = 3
-"""The epoch of what follows the handshake, as qh3 numbers them."""
 _MOVES = 0.005
 """Seconds at one address."""
 _PORTS = 500
@@ -39,29 +36,7 @@ _BETWEEN = 0.001
 _PING = b"\x01" + bytes(31)
 """With padding."""
 
-_keys: dict[int, tuple[str, bytes, bytes, bytes]] = {}
-"""By the `id` of qh3's object: cipher, key, IV, and key of header protection."""
 Frames = Callable[[], Iterator[bytes]]
-
-
-class _Patches(Protocol):
-    def setattr(self, target: object, name: str, value: object) -> object: ...
-
-
-def keep_keys(patches: _Patches | None = None) -> None:
-    """Have this process note the keys that it sends with; until `patches`, pytest's, are undone."""
-    call_core = QuicCore._call_core
-
-    def noting(self: Any, operation: Any, *args: Any) -> Any:
-        name = getattr(operation, "__name__", "")
-        if name == "install_packet_key" and args[:2] == ("send", _APPLICATION):
-            _keys[id(self)] = (args[2][0], args[3], args[4], args[5])
-        return call_core(self, operation, *args)
-
-    if patches is None:
-        QuicCore._call_core = noting  # type: ignore[method-assign]
-    else:
-        patches.setattr(QuicCore, "_call_core", noting)
 
 
 def _varint(value: int) -> bytes:
@@ -71,30 +46,30 @@ def _varint(value: int) -> bytes:
 class Sealer:
     """Makes packets of a connection that is established (RFC 9001, section 5)."""
 
-    def __init__(self, connection: QuicConnection) -> None:
-        core = connection.session._drive.core
-        cipher, key, self._iv, self._hp = _keys[id(core)]
-        self._is_chacha = "chacha" in cipher
-        self._aead = ChaCha20Poly1305(key) if self._is_chacha else AESGCM(key)
-        self._cid = connection._link._peer_cid
-        self._number = _FIRST_NUMBER
+    def __init__(self, core: QuicCore, peer_cid: bytes) -> None:
+        bridge = core._tls
+        assert bridge is not None
+        suite, secret = bridge.cipher_suite, bridge.tls._enc_key
+        assert suite is not None
+        assert secret is not None
+        self._keys = PacketKeys(suite, secret)
+        self._cid = peer_cid
+        self.number = _FIRST_NUMBER
+        """Of the packet before."""
+
+    @staticmethod
+    def of(connection: QuicConnection) -> Sealer:
+        return Sealer(connection.session._drive.core, connection._link._peer_cid)
 
     def packet(self, frames: bytes) -> bytes:
-        self._number += 1
-        number = self._number.to_bytes(4, "big")
+        self.number += 1
+        number = (self.number & 0xFFFFFFFF).to_bytes(4, "big")
         header = b"\x43" + self._cid + number
-        nonce = (int.from_bytes(self._iv, "big") ^ self._number).to_bytes(12, "big")
-        body = self._aead.encrypt(nonce, frames, header)
-        mask = self._mask(body[:16])
+        body = self._keys.aead.encrypt(self._keys.nonce(self.number), frames, header)
+        mask = self._keys.mask(body[:16])
         first = header[0] ^ mask[0] & 0x1F
         hidden = bytes(a ^ b for a, b in zip(number, mask[1:5], strict=True))
         return bytes((first,)) + self._cid + hidden + body
-
-    def _mask(self, sample: bytes) -> bytes:
-        if self._is_chacha:
-            cipher = Cipher(algorithms.ChaCha20(self._hp, sample), None)
-            return cipher.encryptor().update(bytes(5))
-        return Cipher(algorithms.AES(self._hp), modes.ECB()).encryptor().update(sample)
 
 
 def filled(frames: Iterator[bytes]) -> Iterator[bytes]:
@@ -126,7 +101,7 @@ async def _as_connections(victim: Victim, act: Callable[[QuicConnection], Awaita
 def _attack(name: str, summary: str, frames: Frames) -> Attack:
     async def act(connection: QuicConnection) -> None:
         link = connection._link
-        sealer = Sealer(connection)
+        sealer = Sealer.of(connection)
         # What the victim says of these packets is nothing that the library would expect.
         cast(Any, link._carrier)._deliver = lambda _: None
         for number, payload in enumerate(filled(frames())):
@@ -139,7 +114,6 @@ def _attack(name: str, summary: str, frames: Frames) -> Attack:
                 await trio.lowlevel.checkpoint()
 
     async def run(victim: Victim) -> None:
-        keep_keys()
         await _as_connections(victim, act)
 
     return Attack(name, summary, run)
@@ -158,7 +132,7 @@ def challenges() -> Iterator[bytes]:
 
 def gaps() -> Iterator[bytes]:
     """Single bytes of a stream with a gap before each, and of what TLS has to say."""
-    for number in count(1):
+    for number in count(1 << 12):  # beyond what the introduction took of stream 0
         yield b"\x0e" + _varint(0) + _varint(2 * number) + _varint(1) + b"x"
         yield b"\x06" + _varint(2 * number) + _varint(1) + b"x"
 
@@ -220,7 +194,7 @@ class _Moving:
 
 async def _storm(connection: QuicConnection) -> None:
     """Send from one port after the other, and answer nothing that is asked there."""
-    link, sealer = connection._link, Sealer(connection)
+    link, sealer = connection._link, Sealer.of(connection)
     destination = link.destination
     cast(Any, link._carrier)._deliver = lambda _: None  # as in _attack
     socks = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(_PORTS)]
@@ -241,7 +215,6 @@ async def _storm(connection: QuicConnection) -> None:
 
 
 async def _migrate_at_once(victim: Victim) -> None:
-    keep_keys()
     await _as_connections(victim, _storm)
 
 

@@ -26,7 +26,6 @@ from tools.attack.attacks.quic_packets import (
     challenges,
     connection_ids,
     filled,
-    keep_keys,
 )
 
 PATIENCE = 200
@@ -54,7 +53,6 @@ async def two_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[tuple[QuicConnection, QuicConnection]]:
     """A victim's end of a connection, and an enemy's, which reads none of the answers."""
-    keep_keys(monkeypatch)
     async with Node(CONFIG) as node, connected(Victim("", str(node.addrs[0]), "", "")) as enemy:
         with trio.fail_after(PATIENCE):
             while not node.swarm.registry.total:
@@ -72,7 +70,7 @@ async def attacked(
 ) -> AsyncIterator[QuicConnection]:
     """The victim's end of a connection on which so many packets of frames come."""
     async with two_ends(monkeypatch) as (victim, enemy), trio.open_nursery() as nursery:
-        link, sealer = enemy._link, Sealer(enemy)
+        link, sealer = enemy._link, Sealer.of(enemy)
 
         async def flood() -> None:
             for payload in islice(filled(frames), packets):
@@ -111,7 +109,7 @@ async def test_answers_that_are_asked_for_together_leave_some_at_a_time(monkeypa
         return runs
 
     async with two_ends(monkeypatch) as (victim, enemy):
-        sealer, link = Sealer(enemy), victim._link
+        sealer, link = Sealer.of(enemy), victim._link
         packets = [sealer.packet(payload) for payload in islice(filled(challenges()), 32)]
         monkeypatch.setattr(QuicSession, "transmit", noting)
         link.deliver(b"".join(packets), len(packets[0]), link.destination)
