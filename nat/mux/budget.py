@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from lattica.nat.base.limits.places import Held, yielding
+from lattica.nat.base.limits.places import Held, Shares, Source, yielding
 from lattica.nat.config import KIB
 
 if TYPE_CHECKING:
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 _ORPHANS = 16
 """The part of the memory, one of so many, that connections which have ended may leave unread."""
+_WAITING = 2
+"""The part of the memory, one of so many, beyond which who has most may leave no more data that
+waits for what is missing before it."""
 _ONE_STREAM = 256 * KIB
 """Bytes that are left in any case: as much as one stream may bring without any window update."""
 
@@ -22,7 +25,7 @@ _ONE_STREAM = 256 * KIB
 class MemoryBudget:
     """Bytes received and not yet read, over all connections of a swarm."""
 
-    __slots__ = ("hits", "limit", "orphans", "sessions", "used")
+    __slots__ = ("_waiting", "hits", "limit", "orphans", "sessions", "used", "waiting")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -32,6 +35,24 @@ class MemoryBudget:
         self.sessions: set[MuxSession] = set()
         self.orphans: WeakSet[MuxStream] = WeakSet()
         """Streams that their session has done with, and whose readers have not."""
+        self.waiting = 0
+        """Bytes besides that wait for what is missing before them, as far as that is seen."""
+        self._waiting = Shares()
+
+    def note_waiting(self, source: Source, size: int) -> None:
+        """Of a source so many more bytes wait for what is missing before them, or less."""
+        self.waiting += size
+        self._waiting.add(source, size)
+
+    def is_too_much_waiting(self, source: Source) -> bool:
+        """Whether so much waits that who has most of it is to leave no more, and is this source:
+        the peer that has most in the network that has.
+        """
+        return (
+            self.waiting > self.limit // _WAITING
+            and self._waiting.largest_network() == source.network
+            and self._waiting.of_peer(source) >= self._waiting.largest_peer(source.network)
+        )
 
     def make_room(self, size: int, now: float) -> list[MuxStream]:
         """Abort streams until `size` more bytes fit.

@@ -1,10 +1,12 @@
-"""How many pieces of data qh3 holds, of one connection, as something before them is missing.
+"""How much data qh3 holds, of one connection, and in how many pieces, as something before them is
+missing.
 
 Its limits are of bytes, but a piece of one byte takes it 70, and time to let go of: a stream of
 16 MiB could make it hold 560. It does not say how many there are. So of 64 KiB that bring nothing
 to read, about one datagram is opened here as well, and a part of a stream in it that waits for what
 is missing stands for as many as there may be in all of them, until that has come. Which datagram,
-only chance says, so nobody can keep the others out of sight.
+only chance says, so nobody can keep the others out of sight. Bytes are seen likewise, and count
+together with those of other connections (:class:`~lattica.nat.mux.budget.MemoryBudget`).
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ import math
 import random
 
 from lattica.nat.base.errors import RemoteProtocolError
+from lattica.nat.base.limits.places import NOBODY, Source
 from lattica.nat.config import KIB
+from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.turns import Nuisance
 from lattica.nat.quic.qh3.frames import CRYPTO, Part, parts_of
 from lattica.nat.quic.qh3.native import NativeDrive
@@ -44,11 +48,16 @@ class Reassembly:
     """Counts for one connection."""
 
     __slots__ = (
-        "_drive", "_held", "_left", "_new", "_nuisance", "_read", "_reader", "_streams", "pieces",
+        "_budget", "_drive", "_held", "_left", "_new", "_nuisance", "_read", "_reader", "_source",
+        "_streams", "pieces", "size",
     )  # fmt: skip
 
-    def __init__(self, drive: NativeDrive, streams: QuicStreams, nuisance: Nuisance) -> None:
+    def __init__(
+        self, drive: NativeDrive, streams: QuicStreams, nuisance: Nuisance, budget: MemoryBudget
+    ) -> None:
         self._drive = drive
+        self._budget = budget
+        self._source = NOBODY
         self._streams = streams
         self._nuisance = nuisance
         self._reader = PacketReader(drive.core)
@@ -58,10 +67,13 @@ class Reassembly:
         """Bytes of streams that have come with what was received last."""
         self._read: dict[int, float] = {}
         """Bytes that have come in order, by the ID of the stream."""
-        self._held: dict[int, list[tuple[int, int]]] = {}
-        """By the ID of the stream, as heaps: where a part is, and for how many it stands."""
+        self._held: dict[int, list[tuple[int, int, int]]] = {}
+        """By the ID of the stream, as heaps: where a part is, and for how many it stands, and how
+        many bytes."""
         self.pieces = 0
         """Those that are held, as far as was seen."""
+        self.size = 0
+        """Bytes of them."""
 
     # --- what comes ---
 
@@ -101,27 +113,34 @@ class Reassembly:
 
     # --- what is held ---
 
-    def look(self, datagram: bytes) -> None:
+    def look(self, datagram: bytes, source: Source) -> None:
         """See what is held of one that the peer itself has sent; all that came with it was noted.
 
         Raises:
             RemoteProtocolError: too much waits for what the peer does not send.
         """
         self._left += _distance()
+        if not self.size:
+            self._source = source
         self._release(CRYPTO, self._drive.core.crypto_received)
         stands_for = max(1, _EVERY // len(datagram))
-        before = self.pieces
+        pieces, size = self.pieces, self.size
         frames = self._reader.open(datagram)
         if frames is None:  # as honest packets never are
-            self._hold(CRYPTO, _NEVER, stands_for * len(datagram) // _SMALLEST_FRAME)
+            all_of_it = stands_for * len(datagram)
+            self._hold(CRYPTO, _NEVER, all_of_it // _SMALLEST_FRAME, all_of_it)
         else:
             for part in parts_of(frames):
                 if self._is_held(part):
-                    weight = -(-part.size // _BYTES_OF_TLS) if part.stream == CRYPTO else 1
-                    self._hold(part.stream, part.offset, weight * stands_for)
+                    count = -(-part.size // _BYTES_OF_TLS) if part.stream == CRYPTO else 1
+                    self._hold(part.stream, part.offset, count * stands_for, part.size * stands_for)
         if self.pieces > _MOST:
             raise RemoteProtocolError("QUIC: too many pieces of data with gaps that nobody fills")
-        beyond = self.pieces - max(before, _ORDINARY)
+        if self.size > size and self._budget.is_too_much_waiting(self._source):
+            raise RemoteProtocolError(
+                "QUIC: the memory for data with gaps is used up, and this peer has most of it"
+            )
+        beyond = self.pieces - max(pieces, _ORDINARY)
         if beyond > 0:
             self._nuisance.count("pieces of data with gaps between them", beyond // _OF_FRAME)
 
@@ -133,14 +152,27 @@ class Reassembly:
             return False
         return not stream_id or not self._streams.has_ended(stream_id)
 
-    def _hold(self, stream_id: int, offset: int, pieces: int) -> None:
-        heapq.heappush(self._held.setdefault(stream_id, []), (offset, pieces))
-        self.pieces += pieces
+    def _hold(self, stream_id: int, offset: int, pieces: int, size: int) -> None:
+        heapq.heappush(self._held.setdefault(stream_id, []), (offset, pieces, size))
+        self._note(pieces, size)
 
     def _release(self, stream_id: int, read: float) -> None:
         """Those before this offset have been handed over."""
         held = self._held.get(stream_id)
         while held and held[0][0] < read:
-            self.pieces -= heapq.heappop(held)[1]
+            _, pieces, size = heapq.heappop(held)
+            self._note(-pieces, -size)
         if held is not None and not held:
             del self._held[stream_id]
+
+    def _note(self, pieces: int, size: int) -> None:
+        self.pieces += pieces
+        self.size += size
+        if size:
+            self._budget.note_waiting(self._source, size)
+
+    def let_go(self) -> None:
+        """The connection is over. Idempotent."""
+        self._left = math.inf
+        self._held.clear()
+        self._note(-self.pieces, -self.size)

@@ -112,7 +112,7 @@ class QuicSession(MuxSession):
         self._cost = Cost(drive, self.nuisance)
         self._introduction = Introduction(drive, noise, initiator=initiator)
         self._quic_streams = QuicStreams(drive, initiator=initiator)
-        self._reassembly = Reassembly(drive, self._quic_streams, self.nuisance)
+        self._reassembly = Reassembly(drive, self._quic_streams, self.nuisance, self.budget)
         self._room = SendRoom(drive, initiator=initiator)
         self._outgoing = Outgoing(
             drive,
@@ -202,6 +202,7 @@ class QuicSession(MuxSession):
         self.went_away = True
         # Of one whose peer never proved who it is, nobody calls close().
         self.budget.sessions.discard(self)
+        self._reassembly.let_go()
 
     def note_reset(self) -> None:
         """The peer knows nothing of the connection: it is over, and nothing more is sent."""
@@ -228,7 +229,7 @@ class QuicSession(MuxSession):
                 self._take(events)
                 self._reassembly.note_received(len(data), 1 + len(data) // segment_size)
                 if sample:
-                    self._reassembly.look(sample)
+                    self._reassembly.look(sample, self.source)
         except RemoteProtocolError:
             self._keep_unreported(events)
             raise
@@ -565,4 +566,5 @@ class QuicSession(MuxSession):
     def close(self, reason: str) -> list[MuxStream]:
         self._quic_streams.clear()
         self._outgoing.clear()
+        self._reassembly.let_go()
         return super().close(reason)

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from lattica.errors import RemoteProtocolError
+from lattica.nat.base.limits.places import Source
 from lattica.nat.config import KIB, MIB
+from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.quic.session import reassembly
 from lattica.nat.quic.session.reassembly import Reassembly
 from tests.support.pairs.mux_streams import take_all, write
@@ -59,10 +61,17 @@ class Enemy:
         self.sent += 1
         self.victim.receive(datagram, len(datagram), CLIENT_ADDRESS)
 
-    def send_all(self, frames: Iterator[bytes], *, before: bytes = b"", step: int = 0) -> None:
+    def send_all(
+        self,
+        frames: Iterator[bytes],
+        *,
+        before: bytes = b"",
+        step: int = 0,
+        why: str = "gaps that nobody fills",
+    ) -> None:
         """Go on until the victim has had enough; the packets' numbers grow by `step` more."""
         packets = filled(frames)
-        with pytest.raises(RemoteProtocolError, match="gaps that nobody fills"):
+        with pytest.raises(RemoteProtocolError, match=why):
             self._send_many(packets, before, step)
 
     def _send_many(self, packets: Iterator[bytes], before: bytes, step: int) -> None:
@@ -154,6 +163,32 @@ def test_what_waits_is_gone_with_its_stream(often: None, frame: bytes | None) ->
         frame = b"\x04"
     enemy.send(frame + ends)
     assert not watch(pair).pieces
+
+
+def with_a_hole(stream_id: int) -> Iterator[bytes]:
+    for number in count(10):
+        yield b"\x0e" + varint(stream_id) + varint(1000 * number) + varint(1000) + bytes(1000)
+
+
+def test_who_has_most_of_the_memory_for_what_waits_is_let_go(often: None) -> None:
+    budget = MemoryBudget(MIB)
+    pairs = [
+        Pair(b={"budget": budget, "source": Source("?", network)}).establish()
+        for network in ("theirs", "ours")
+    ]
+    bad, good = map(Enemy, pairs)
+    of_good = filled(with_a_hole(0))
+    for _ in range(200):  # less than half of what may wait, and left there
+        good.send(next(of_good))
+    assert 0 < watch(pairs[1]).size == budget.waiting
+    bad.send_all(with_a_hole(0), why="has most of it")
+    assert bad.sent < 1000
+    for _ in range(100):
+        good.send(next(of_good))
+    pairs[0].b.session.shut(1, "")
+    assert budget.waiting == watch(pairs[1]).size > 0
+    pairs[1].b.session.close("")
+    assert not budget.waiting
 
 
 def test_all_that_may_be_under_way_behind_one_that_was_lost(often: None) -> None:
