@@ -50,9 +50,9 @@ class Limits:
     """Sum of the receive windows promised on one connection; each stream needs 256 KiB at
     least, so 1,024 streams by default."""
     receive_memory_total: int = 1 * GIB
-    """Bytes received and not yet read by the application, over all connections. Half as much besides
-    may wait, over QUIC, for what is missing before it; beyond that the peer that has most of it is
-    let go, when more of its comes."""
+    """Bytes received and not yet read by the application, over all connections. Half as much
+    besides may wait, over QUIC, for what is missing before it; beyond that the peer that has most
+    of it is let go, when more of its comes."""
     low_watermark: float = 0.9
     """Trimming stops at this fraction of `max_connections`."""
     trim_grace: float = 20.0

@@ -72,13 +72,18 @@ class PrivateDirectory:
                 if error.errno not in (errno.ELOOP, errno.ENXIO):  # a link, a pipe nobody reads
                     raise
             else:
-                status = os.fstat(descriptor)
-                if (
-                    stat.S_ISREG(status.st_mode)
-                    and status.st_nlink <= 1
-                    and status.st_uid == os.fstat(directory).st_uid
-                ):
-                    return descriptor
+                try:
+                    status = os.fstat(descriptor)
+                    if (
+                        stat.S_ISREG(status.st_mode)
+                        and status.st_nlink <= 1
+                        and status.st_uid == os.fstat(directory).st_uid
+                    ):
+                        _check_name(name, directory, status)
+                        return descriptor
+                except OSError:
+                    os.close(descriptor)
+                    raise
                 os.close(descriptor)
             os.unlink(name, dir_fd=directory)
             raise FileNotFoundError(errno.ENOENT, "what was there was not ours", name)
@@ -97,3 +102,14 @@ class PrivateDirectory:
             f"cannot write {self.path}: it {what}, by which somebody else could have files of "
             "yours overwritten; remove it, or choose another directory with -o"
         )
+
+
+def _check_name(name: str, directory: int, status: os.stat_result) -> None:
+    """Raise :class:`FileNotFoundError` when an opened file has not this name any more.
+
+    Another thread may have met it while it had two, and have removed this one: the other one is
+    left, somewhere else, and makes it no file of ours. Who has one name now, and is found by this
+    one later, has no other.
+    """
+    if not os.path.samestat(os.stat(name, dir_fd=directory, follow_symlinks=False), status):
+        raise FileNotFoundError(errno.ENOENT, "another file has its name by now", name)

@@ -10,6 +10,7 @@ import pytest
 
 from lattica.content import FetchOptions, Publisher, fetch
 from lattica.content.download.partial.partial_files import PartialFiles
+from lattica.content.download.partial.private_directory import PrivateDirectory
 from lattica.content.download.plan import Plan
 from lattica.content.manifest.paths import RESERVED_PREFIX
 from lattica.content.publish.catalog import make_publication
@@ -117,6 +118,33 @@ async def test_put_into_a_directory_of_ours_that_was_open(scene, name, kind):
             os.link(scene.victim, directory / name)
     await scene.fetch()
     scene.assert_fetched()
+    scene.assert_unharmed()
+
+
+@pytest.mark.parametrize("makes_anew", [False, True])
+def test_another_thread_removes_a_name_that_was_put_there(scene, monkeypatch, makes_anew):
+    """It leaves one name, elsewhere: by that the file was taken for ours, and overwritten."""
+    directory = PrivateDirectory(scene.out / "unfinished")
+    directory.make()
+    os.link(scene.victim, directory.path / "1")
+    os_open = os.open
+
+    def opening(path, flags, *more, **options):
+        descriptor = os_open(path, flags, *more, **options)
+        if path == "1":
+            monkeypatch.undo()
+            with pytest.raises(FileNotFoundError):
+                directory.open("1", os.O_RDWR)
+            if makes_anew:
+                os.close(directory.open("1", os.O_RDWR | os.O_CREAT))
+        return descriptor
+
+    descriptors = len(os.listdir("/dev/fd"))
+    monkeypatch.setattr(os, "open", opening)
+    with pytest.raises(FileNotFoundError):
+        directory.open("1", os.O_RDWR | os.O_CREAT)
+    assert len(os.listdir("/dev/fd")) == descriptors
+    os.close(directory.open("1", os.O_RDWR | os.O_CREAT))
     scene.assert_unharmed()
 
 
