@@ -26,7 +26,7 @@ T = TypeVar("T")
 _MAX_RESTING: Final = 16
 """Workers of a crew that wait for the next handler which waits."""
 _TURN: Final = 0.005
-"""Seconds that jobs run one after the other before other tasks have their turn."""
+"""Seconds of work, whenever it was done, after which others have their turn."""
 
 
 class Worker(Generic[T]):
@@ -57,6 +57,7 @@ class Crew(Generic[T]):
             may be cancelled while it does.
         cut_off: told of a job whose worker was cancelled.
         failed: told of a job that has raised an Exception, which costs that job and nothing else.
+        let_others: has others work; awaited by the one who leads.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Crew(Generic[T]):
         waits: Callable[[T, Worker[T]], None],
         cut_off: Callable[[T, Worker[T]], None],
         failed: Callable[[T, Exception], None],
+        let_others: Callable[[], Awaitable[None]],
     ) -> None:
         self._tasks = tasks
         self._read = read
@@ -75,6 +77,9 @@ class Crew(Generic[T]):
         self._waits = waits
         self._cut_off = cut_off
         self._failed = failed
+        self._let_others = let_others
+        self.worked = 0.0
+        """Seconds of work since others had their turn; whoever reads adds what that takes."""
         self._jobs: deque[T] = deque()
         self._resting: list[trio.lowlevel.Task] = []
         self._context = copy_context()
@@ -106,11 +111,15 @@ class Crew(Generic[T]):
         more: list[T] | None = None
         try:
             while True:
-                turn = time.perf_counter() + _TURN
+                began = time.perf_counter()
                 while self._jobs:
-                    if time.perf_counter() > turn:
-                        await trio.lowlevel.checkpoint()
-                        turn = time.perf_counter() + _TURN
+                    now = time.perf_counter()
+                    self.worked += now - began
+                    began = now
+                    if self.worked > _TURN:
+                        self.worked = 0.0
+                        await self._let_others()
+                        began = time.perf_counter()
                     job = self._jobs.popleft()
                     try:
                         work = self._run(job)
@@ -130,6 +139,7 @@ class Crew(Generic[T]):
                         # What it left in the context is nothing for the next one.
                         self._pass_lead()
                         return
+                self.worked += time.perf_counter() - began
                 job = work = more = None
                 more = await self._read()
                 if more is None:

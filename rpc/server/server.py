@@ -13,6 +13,7 @@ import trio
 from lattica.nat.base.concurrency.tasks import Tasks
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.mux.turns import Turnstile
 from lattica.nat.swarm.host import Host
 from lattica.rpc.config import RpcConfig
 from lattica.rpc.data_plane.budget import ReceiveBudget
@@ -68,6 +69,8 @@ class Server:
         self.traffic = traffic
         self.shared = shared
         self.heavy = heavy
+        self.turnstile = Turnstile()
+        """Where sessions stand that want more than a turn, one of each network in a round."""
         self.methods: dict[str, ServedMethod] = {}
         self.refused = MethodCounters()
         """Calls of what is not served, or when there was no room."""

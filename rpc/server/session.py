@@ -176,6 +176,7 @@ class Session:
                 waits=self._waits,
                 cut_off=self._cut_off,
                 failed=self._failed,
+                let_others=partial(self.server.turnstile.wait, self.network),
             )
             self._has_room = stream.send_nowait(greeting)
             crew.start(self._jobs(events))
@@ -220,7 +221,10 @@ class Session:
                     data = await stream.receive_view()
                     if not data or self.stream is not stream:
                         return None
+                    began = time.perf_counter()
                     events = core.receive(data, self._most())
+                    if self._crew is not None:
+                        self._crew.worked += time.perf_counter() - began
                     if self.kept - core.bytes_kept >= _KEPT_GRAIN:
                         self._count_kept()
                     if core.bytes_unread > _MAX_UNREAD // self.caller.sessions:

@@ -21,6 +21,11 @@ class Passes(trio.abc.Instrument):
     def __init__(self) -> None:
         self.total = self.most = self._before = 0
 
+    def start(self) -> None:
+        """Look at passes from now on, whatever was counted before."""
+        self._before = self.total
+        trio.lowlevel.add_instrument(self)
+
     def before_io_wait(self, timeout: float) -> None:
         self.most = max(self.most, self.total - self._before)
         self._before = self.total

@@ -6,6 +6,7 @@ import gc
 from collections import Counter
 from contextlib import suppress
 from itertools import pairwise
+from typing import Any
 
 import msgpack
 import pytest
@@ -29,10 +30,11 @@ from lattica.rpc.protocol.frames import (
 from lattica.rpc.protocol.messages import DATA, encode_call, encode_fetch, encode_message
 from lattica.rpc.protocol.messages import Kind as DataKind
 from lattica.rpc.protocol.server_core import MANY
-from lattica.rpc.server import control
+from lattica.rpc.server import control, crew
 from lattica.rpc.server import session as sessions
 from lattica.rpc.server.deadlines import AT_ONCE
 from lattica.rpc.server.session import Session
+from tests.support.clock import Passes
 from tests.support.rpc.pair import Pair, rpc_pair
 
 COUNT = b"\xaeWorkshop.count"
@@ -73,6 +75,35 @@ async def test_others_have_their_turn_beside_a_flood_of_small_calls() -> None:
         assert await pair.stub.shout("b") == "B"
         assert len(pair.workshop.ran) < len(calls)
         assert [each[1] for each in await answers(stream, len(calls))] == [*calls]
+
+
+async def test_sessions_of_one_network_have_their_turns_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Eight of them had eight turns in a pass of the event loop."""
+    monkeypatch.setattr(crew, "_TURN", 0.0)  # each call takes one
+    passes = Passes()
+    run = Session._run
+
+    def counting(session: Session, job: Any) -> Any:
+        passes.total += 1
+        return run(session, job)
+
+    monkeypatch.setattr(Session, "_run", counting)
+    calls = range(100)
+    async with rpc_pair() as pair:
+        streams = [
+            await flood(pair, requests(COUNT, 1, calls), bytes((number,)) * 16)
+            for number in range(8)
+        ]
+        while passes.total < 100:
+            await trio.lowlevel.checkpoint()
+        passes.start()
+        for stream in streams:
+            assert len(await answers(stream, len(calls))) == len(calls)
+        trio.lowlevel.remove_instrument(passes)
+    assert passes.total == 800
+    assert passes.most <= 2
 
 
 async def test_calls_that_are_cancelled_before_their_turn_do_not_run() -> None:
