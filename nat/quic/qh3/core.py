@@ -183,12 +183,14 @@ class QuicCore(QuicConnection):
         """TLS is done, so what is sent and received is encrypted for this one peer."""
         return self._handshake_complete
 
-    @property
-    def receive_secret(self) -> tuple[tls.CipherSuite, bytes]:
-        """With what the peer's packets were encrypted first, once the handshake is complete."""
+    def traffic_secret(self, *, sent: bool) -> tuple[tls.CipherSuite, bytes]:
+        """With what the packets that are sent, or those that are received, were encrypted first,
+        once the handshake is complete.
+        """
         bridge = self._tls
         assert bridge is not None
-        suite, secret = bridge.cipher_suite, bridge.tls._dec_key
+        suite = bridge.cipher_suite
+        secret = bridge.tls._enc_key if sent else bridge.tls._dec_key
         assert suite is not None
         assert secret is not None
         return suite, secret

@@ -81,7 +81,7 @@ class PacketReader:
         if datagram[0] & LONG_HEADER or len(sample) < _SAMPLE:
             return None
         if self._keys is None:
-            self._keys = PacketKeys(*self._core.receive_secret)
+            self._keys = PacketKeys(*self._core.traffic_secret(sent=False))
         mask = self._keys.mask(sample)
         first = datagram[0] ^ mask[0] & 0x1F
         size = (first & 0x03) + 1

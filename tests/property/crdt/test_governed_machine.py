@@ -25,11 +25,10 @@ from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.erasure import Erasure
 from lattica.crdt.entries.genesis import Genesis, Mode, Recovery
 from lattica.crdt.entries.header import Kind
-from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.log.errors import ContradictionError
 from lattica.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
-from tests.support.crdt.documents import Clock
+from tests.support.crdt.documents import Clock, sign_next
 from tests.support.crdt.folders import memory_folder
 from tests.support.crdt.sync import exchange, exchange_all, tell
 
@@ -143,20 +142,11 @@ class Governed(RuleBasedStateMachine):
         targets = {(each.author, each.seq, each.id) for each in data.draw(some)}
         replaced = {each.id for each in data.draw(some)}
         payload = Erasure(tuple(sorted(targets)), tuple(sorted(replaced))).encode()
-        session, heads = document._replica._session, document.heads()
-        if not targets or session is None or session.author not in heads:
+        if not targets:
             return
-        length, newest = heads[session.author]
-        entry = sign_entry(
-            session,
-            self.genesis.doc_id,
-            length,
-            newest,
-            self.clock() << 16,
-            Kind.ERASE,
-            payload,
-        )
-        document.receive(encode_chain([entry], with_prev=True), "peer")
+        entry = sign_next(document, Kind.ERASE, payload, lambda: self.clock() << 16)
+        if entry is not None:
+            document.receive(encode_chain([entry], with_prev=True), "peer")
 
     @rule(number=ANY, to=ANY, level=st.sampled_from([Level.READ, Level.WRITE, Level.MANAGE]))
     def grant(self, number: int, to: int, level: Level) -> None:

@@ -25,11 +25,11 @@ from lattica.crdt.access.capability import Level
 from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.genesis import Mode, Recovery
 from lattica.crdt.entries.header import Kind
-from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.store.shared_document import SharedDocument
 from lattica.crdt.types.payloads import RegisterWrite
 from lattica.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
+from tests.support.crdt.documents import sign_next
 from tests.support.crdt.folders import memory_folder
 from tests.unit.crdt.store.test_store import host_of, stores
 
@@ -121,20 +121,11 @@ class Story:
     def contradict(self, one: int, other: int) -> None:
         """Somebody is told something else than what is written then."""
         document = self.documents[one]
-        session, heads = document._replica._session, document.heads()
-        if session is None or session.author not in heads or self.forks == MOST_FORKS:
+        payload = RegisterWrite("a", -self.forks - 1).encode()
+        entry = sign_next(document, Kind.REGISTER, payload)
+        if entry is None or self.forks == MOST_FORKS:
             return
         self.forks += 1
-        length, newest = heads[session.author]
-        entry = sign_entry(
-            session,
-            document.genesis.doc_id,
-            length,
-            newest,
-            document._replica.log.feeds[session.author].hlc + 1,
-            Kind.REGISTER,
-            RegisterWrite("a", -self.forks).encode(),
-        )
         with suppress(RemoteProtocolError):
             self.documents[other].receive(encode_chain([entry], with_prev=True), "peer")
         document.registers["b"] = -self.forks

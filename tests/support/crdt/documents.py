@@ -9,6 +9,8 @@ from pathlib import Path
 
 from lattica.crdt.document import Document
 from lattica.crdt.entries.genesis import Genesis
+from lattica.crdt.entries.header import Entry, Kind
+from lattica.crdt.entries.writing import sign_entry
 from lattica.nat.base.keys.identity import Identity
 from tests.support.crdt.chains import DOC, START
 
@@ -54,3 +56,17 @@ def making(folder: Path, clock: Callable[[], int], default: Genesis = DOC) -> It
             return stack.enter_context(Document(path, genesis, identity, wall=wall))
 
         yield document
+
+
+def sign_next(
+    document: Document, kind: Kind, payload: bytes, hlc: Callable[[], int] | None = None
+) -> Entry | None:
+    """An entry behind all that a document's own session has written, as somebody makes it with that
+    key by himself; None: it has written nothing. By default just after the newest.
+    """
+    session, heads = document._replica._session, document.heads()
+    if session is None or session.author not in heads:
+        return None
+    length, newest = heads[session.author]
+    time = document._replica.log.feeds[session.author].hlc + 1 if hlc is None else hlc()
+    return sign_entry(session, document.genesis.doc_id, length, newest, time, kind, payload)

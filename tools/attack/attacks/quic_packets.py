@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from itertools import count
+from itertools import chain, count
 from typing import Any, cast
 
 import trio
@@ -39,7 +39,7 @@ _PING = b"\x01" + bytes(31)
 Frames = Callable[[], Iterator[bytes]]
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
     return (value | 0xC0 << 56).to_bytes(8, "big")
 
 
@@ -47,12 +47,7 @@ class Sealer:
     """Makes packets of a connection that is established (RFC 9001, section 5)."""
 
     def __init__(self, core: QuicCore, peer_cid: bytes) -> None:
-        bridge = core._tls
-        assert bridge is not None
-        suite, secret = bridge.cipher_suite, bridge.tls._enc_key
-        assert suite is not None
-        assert secret is not None
-        self._keys = PacketKeys(suite, secret)
+        self._keys = PacketKeys(*core.traffic_secret(sent=True))
         self._cid = peer_cid
         self.number = _FIRST_NUMBER
         """Of the packet before."""
@@ -122,7 +117,7 @@ def _attack(name: str, summary: str, frames: Frames) -> Attack:
 def connection_ids() -> Iterator[bytes]:
     """NEW_CONNECTION_ID, each of which has the one before retired."""
     for number in count(100):
-        yield b"\x18" + 2 * _varint(number) + b"\x08" + os.urandom(24)
+        yield b"\x18" + 2 * varint(number) + b"\x08" + os.urandom(24)
 
 
 def challenges() -> Iterator[bytes]:
@@ -130,17 +125,27 @@ def challenges() -> Iterator[bytes]:
         yield b"\x1a" + os.urandom(8)
 
 
-def gaps() -> Iterator[bytes]:
-    """Single bytes of a stream with a gap before each, and of what TLS has to say."""
+def stream_gaps(stream_id: int) -> Iterator[bytes]:
+    """Single bytes of a stream, with a gap before each."""
     for number in count(1 << 12):  # beyond what the introduction took of stream 0
-        yield b"\x0e" + _varint(0) + _varint(2 * number) + _varint(1) + b"x"
-        yield b"\x06" + _varint(2 * number) + _varint(1) + b"x"
+        yield b"\x0e" + varint(stream_id) + varint(2 * number) + varint(1) + b"x"
+
+
+def tls_gaps() -> Iterator[bytes]:
+    """The same of what TLS has to say."""
+    for number in count(1 << 12):
+        yield b"\x06" + varint(2 * number) + varint(1) + b"x"
+
+
+def gaps() -> Iterator[bytes]:
+    """Both by turns."""
+    return chain.from_iterable(zip(stream_gaps(0), tls_gaps(), strict=True))
 
 
 def acknowledgements() -> Iterator[bytes]:
     """ACK of many ranges: of packets that were never sent, too."""
     for number in count(1 << 20):
-        yield b"\x02" + _varint(number) + _varint(0) + _varint(60) + _varint(0) + 60 * b"\x00\x00"
+        yield b"\x02" + varint(number) + varint(0) + varint(60) + varint(0) + 60 * b"\x00\x00"
 
 
 async def _retire(connection: QuicConnection) -> None:

@@ -49,9 +49,7 @@ def few_challenges() -> Iterator[bytes]:
 
 
 @asynccontextmanager
-async def two_ends(
-    monkeypatch: pytest.MonkeyPatch,
-) -> AsyncIterator[tuple[QuicConnection, QuicConnection]]:
+async def two_ends() -> AsyncIterator[tuple[QuicConnection, QuicConnection]]:
     """A victim's end of a connection, and an enemy's, which reads none of the answers."""
     async with Node(CONFIG) as node, connected(Victim("", str(node.addrs[0]), "", "")) as enemy:
         with trio.fail_after(PATIENCE):
@@ -65,11 +63,9 @@ async def two_ends(
 
 
 @asynccontextmanager
-async def attacked(
-    monkeypatch: pytest.MonkeyPatch, frames: Iterator[bytes], packets: int
-) -> AsyncIterator[QuicConnection]:
+async def attacked(frames: Iterator[bytes], packets: int) -> AsyncIterator[QuicConnection]:
     """The victim's end of a connection on which so many packets of frames come."""
-    async with two_ends(monkeypatch) as (victim, enemy), trio.open_nursery() as nursery:
+    async with two_ends() as (victim, enemy), trio.open_nursery() as nursery:
         link, sealer = enemy._link, Sealer.of(enemy)
 
         async def flood() -> None:
@@ -91,7 +87,7 @@ async def attacked(
 )
 async def test_who_sends_what_costs_more_than_it_should_is_read_less(monkeypatch, frames, what):
     monkeypatch.setattr(cost, "_MOST_OUTSTANDING", 10**6)  # as if answers were acknowledged
-    async with attacked(monkeypatch, frames(), 3000) as victim:
+    async with attacked(frames(), 3000) as victim:
         nuisance = victim.session.nuisance
         with trio.fail_after(PATIENCE):
             while nuisance.rests_until is None:
@@ -108,7 +104,7 @@ async def test_answers_that_are_asked_for_together_leave_some_at_a_time(monkeypa
         answers.append(sum(len(datagrams) for datagrams, _ in runs))
         return runs
 
-    async with two_ends(monkeypatch) as (victim, enemy):
+    async with two_ends() as (victim, enemy):
         sealer, link = Sealer.of(enemy), victim._link
         packets = [sealer.packet(payload) for payload in islice(filled(challenges()), 32)]
         monkeypatch.setattr(QuicSession, "transmit", noting)
@@ -119,8 +115,8 @@ async def test_answers_that_are_asked_for_together_leave_some_at_a_time(monkeypa
     assert max(answers) <= 512
 
 
-async def test_who_acknowledges_no_answer_is_let_go(monkeypatch):
-    async with attacked(monkeypatch, few_challenges(), 20_000) as victim:
+async def test_who_acknowledges_no_answer_is_let_go():
+    async with attacked(few_challenges(), 20_000) as victim:
         with trio.fail_after(PATIENCE):
             while victim.closed_reason is None:
                 await trio.sleep(0.01)

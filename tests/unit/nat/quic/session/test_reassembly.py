@@ -16,7 +16,7 @@ from lattica.nat.quic.session import reassembly
 from lattica.nat.quic.session.reassembly import Reassembly
 from tests.support.pairs.mux_streams import take_all, write
 from tests.support.pairs.quic_pair import CLIENT_ADDRESS, Link, Pair
-from tools.attack.attacks.quic_packets import Sealer, filled, gaps
+from tools.attack.attacks.quic_packets import Sealer, filled, gaps, stream_gaps, tls_gaps, varint
 
 OFTEN = 2 * KIB
 MANY = 6000
@@ -31,20 +31,6 @@ def often(monkeypatch: Any) -> None:
 
 def watch(pair: Pair, side: int = 1) -> Reassembly:
     return pair.sides[side].session._reassembly
-
-
-def varint(value: int) -> bytes:
-    return (value | 0xC0 << 56).to_bytes(8, "big")
-
-
-def of_stream(stream_id: int) -> Iterator[bytes]:
-    for number in count(4096):
-        yield b"\x0e" + varint(stream_id) + varint(2 * number) + varint(1) + b"x"
-
-
-def of_tls() -> Iterator[bytes]:
-    for number in count(4096):
-        yield b"\x06" + varint(2 * number) + varint(1) + b"x"
 
 
 class Enemy:
@@ -81,7 +67,8 @@ class Enemy:
 
 
 @pytest.mark.parametrize(
-    "frames", [gaps, of_tls, lambda: of_stream(0), lambda: of_stream(4), lambda: of_stream(1)]
+    "frames",
+    [gaps, tls_gaps, lambda: stream_gaps(0), lambda: stream_gaps(4), lambda: stream_gaps(1)],
 )
 def test_who_leaves_gaps_without_end_is_let_go(frames: Callable[[], Iterator[bytes]]) -> None:
     pair = Pair().establish()
@@ -92,7 +79,7 @@ def test_who_leaves_gaps_without_end_is_let_go(frames: Callable[[], Iterator[byt
 
 def test_it_does_not_help_to_use_many_streams() -> None:
     pair = Pair().establish()
-    several = [of_stream(4 * number) for number in range(64)]
+    several = [stream_gaps(4 * number) for number in range(64)]
     mixed = (next(several[number % 64]) for number in count())
     Enemy(pair).send_all(mixed)
 
@@ -153,7 +140,7 @@ def test_what_waits_is_gone_with_its_stream(often: None, frame: bytes | None) ->
     pair = Pair().establish()
     _, theirs = pair.open()
     enemy = Enemy(pair)
-    for payload in islice(filled(of_stream(theirs.id)), 100):
+    for payload in islice(filled(stream_gaps(theirs.id)), 100):
         enemy.send(payload)
     assert watch(pair).pieces > 1000
     ends = varint(theirs.id) + varint(0) + varint(1 << 20)
