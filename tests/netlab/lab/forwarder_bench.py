@@ -5,13 +5,14 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import trio
 
 from tests.netlab.holders import Holder, Program, namespaces, require_root
-from tools.netlab.lab.netns import without_ipv6
+from tools.netlab.lab.netns import wait_for_ipv6, without_ipv6
 from tools.netlab.spec.link import LinkSpec
 from tools.netlab.spec.nat import NatSpec
 from tools.netlab.spec.wire import AddWire, EndSpec, SetLink, WireSpec
@@ -79,14 +80,12 @@ async def bench(
 
 async def heard(*ends: Holder) -> None:
     """Wait until these hear what comes over IPv6."""
-    with trio.fail_after(60):
-        for end in ends:
-            while True:
-                with inside_netns(end.path):
-                    deaf = without_ipv6()
-                if not deaf:
-                    break
-                await trio.sleep(0.01)
+
+    def look(end: Holder) -> set[str]:
+        with inside_netns(end.path):
+            return without_ipv6()
+
+    await wait_for_ipv6(partial(look, end) for end in ends)
 
 
 async def in_thread(function: Callable[[], Any]) -> Any:

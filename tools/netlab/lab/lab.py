@@ -44,8 +44,6 @@ DEFAULTS = {
     "net/ipv4/conf/all/send_redirects": "0",
     "net/ipv4/conf/default/send_redirects": "0",
 }
-IPV6_START_TIMEOUT = 120.0
-"""Seconds that a kernel which is busy may take to make devices ready for IPv6."""
 BRIDGE = {
     # Where the kernel can, it would filter and translate also what the bridge passes on.
     "net/bridge/bridge-nf-call-iptables": "0",
@@ -317,21 +315,11 @@ class Lab:
                 if node.ruleset:
                     nursery.start_soon(self._nft, node.name, node.ruleset)
         if self.scenario.ipv6:
-            await self._wait_ipv6()
+            await netns.wait_for_ipv6(net.without_ipv6 for net in self._nets.values())
         for node in self.plan.nodes.values():
             if node.port_control is not None:
                 await self._start_daemon(node)
         self._start = trio.current_time()
-
-    async def _wait_ipv6(self) -> None:
-        end = trio.current_time() + IPV6_START_TIMEOUT
-        for net in self._nets.values():
-            # There is nothing to wait for: the kernel does not tell.
-            while deaf := net.without_ipv6():
-                if trio.current_time() > end:
-                    names = ", ".join(sorted(deaf))
-                    raise LabError(f"no IPv6 on {names} after {IPV6_START_TIMEOUT:g} s")
-                await trio.sleep(0.02)
 
     def _register(self) -> None:
         registry.write(

@@ -1,7 +1,7 @@
 """Devices, addresses and routes in a network namespace, by netlink (pyroute2).
 
-All calls are short and synchronous. A namespace is entered by the calling thread, and only while
-a socket is opened or a file in /proc/sys is written.
+All calls but :func:`wait_for_ipv6` are short and synchronous. A namespace is entered by the calling
+thread, and only while a socket is opened or a file in /proc is written or read.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import contextlib
 import ctypes
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import trio
 
 from tools.netlab.errors import LabError, MissingToolError
 from tools.netlab.lab.processes import Namespace
@@ -22,6 +24,8 @@ CLONE_NEWNET = 0x4000_0000
 NTF_PROXY = 8
 IFA_F_NODAD = 2
 RTF_LOCAL = 0x8000_0000
+IPV6_START_TIMEOUT = 120.0
+"""Seconds that a kernel which is busy may take to make devices ready for IPv6."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -77,6 +81,22 @@ def without_ipv6() -> set[str]:
     ready = {address[5] for address in addresses if address[0].startswith("fe80")}
     unreachable = {address[5] for address in addresses if address[0] not in local}
     return ({name for _, name in socket.if_nameindex()} - ready | unreachable) - {"lo"}
+
+
+async def wait_for_ipv6(looks: Iterable[Callable[[], set[str]]]) -> None:
+    """Wait until each of these looks, as :func:`without_ipv6`, finds no device.
+
+    Raises:
+        LabError: that takes longer than :data:`IPV6_START_TIMEOUT`.
+    """
+    end = trio.current_time() + IPV6_START_TIMEOUT
+    for look in looks:
+        # There is nothing to wait for: the kernel does not tell.
+        while deaf := look():
+            if trio.current_time() > end:
+                names = ", ".join(sorted(deaf))
+                raise LabError(f"no IPv6 on {names} after {IPV6_START_TIMEOUT:g} s")
+            await trio.sleep(0.02)
 
 
 class Net:
