@@ -12,13 +12,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from lattica.crdt.access.revocation import MAX_SESSIONS, Last, decode_last
+from lattica.crdt.access.revocation import (
+    MAX_SESSIONS,
+    Last,
+    decode_last,
+    sessions_of_final,
+)
 from lattica.crdt.base.canonical import decode, encode
 from lattica.nat.base.errors import RemoteProtocolError
 
 _MAX_BYTES: Final = 64 * 1024
-_MAX_ITEM_BYTES: Final = 80
-"""Of two keys with what canonical data have in front of them, and a number."""
 
 
 def encode_finality(last: Last) -> bytes:
@@ -157,6 +160,6 @@ def in_pieces(last: Iterable[tuple[bytes, int, bytes]], room: int) -> Iterator[L
     bytes at most; at least one.
     """
     items = sorted(last)
-    most = max(1, min(MAX_SESSIONS, room // _MAX_ITEM_BYTES))
+    most = sessions_of_final(room)
     for start in range(0, len(items), most):
         yield tuple(items[start : start + most])

@@ -18,9 +18,14 @@ from lattica.nat.base.errors import RemoteProtocolError
 
 MAX_SESSIONS: Final = 512
 _MAX_BYTES: Final = 64 * 1024
+_LINK_BYTES: Final = 40
+_LAST_BYTES: Final = 80
+"""Of two keys with what canonical data have in front of them, and a number."""
 
-Last: TypeAlias = tuple[tuple[bytes, int, bytes], ...]
-"""Authors in order, and of each the number and ID of the last entry that counts."""
+LastEntry: TypeAlias = tuple[bytes, int, bytes]
+"""An author, and the number and ID of the last entry of his that counts."""
+Last: TypeAlias = tuple[LastEntry, ...]
+"""Of authors, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +49,25 @@ def decode_revocation(data: bytes) -> Revocation:
             raise RemoteProtocolError("not a revocation")
 
 
+def sessions_of_final(room: int) -> int:
+    """Of how many sessions an entry may say that they are final, whose payload has so many bytes at
+    most; at least one.
+    """
+    return max(1, min(MAX_SESSIONS, room // _LAST_BYTES))
+
+
+def sessions_of_revocation(room: int) -> int:
+    """Of how many sessions a revocation may name the last entry, whose payload has so many bytes at
+    most.
+    """
+    return max(0, min(MAX_SESSIONS, (room - _LINK_BYTES) // _LAST_BYTES))
+
+
 def decode_last(items: Sequence[Plain], most: int) -> Last:
     """Read the last entries of at most so many sessions. Raises RemoteProtocolError."""
     if len(items) > most:
         raise RemoteProtocolError(f"the last entries of more than {most} sessions")
-    last: list[tuple[bytes, int, bytes]] = []
+    last: list[LastEntry] = []
     for item in items:
         match item:
             case [bytes(author), int(seq), bytes(entry_id)] if (

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from lattica.crdt.access.appointment import Appointment, decode_appointments
 from lattica.crdt.access.capability import Capability, Level, Link, decode_capability
 from lattica.crdt.access.finality import Finality, decode_finality
+from lattica.crdt.access.foundation import unfounded
 from lattica.crdt.access.ownership import Ownership
 from lattica.crdt.access.revocation import Revocation, decode_revocation, left_by_all
 from lattica.crdt.entries.genesis import Genesis, Mode
@@ -224,36 +225,50 @@ class Rights:
         self._listed = None
         return True
 
-    def forget_unfounded(self) -> None:
+    def forget_unfounded(self, voucher_at: Callable[[bytes, int], Header | None]) -> None:
         """Forget the rights that hold up nothing but each other: they stand in entries that are
         admitted only by these rights. Where what had given the first of them is heard of last,
-        none of these entries is admitted.
+        none of these entries is admitted. `voucher_at` is who vouches for what is admitted of an
+        author at a number; None: nothing is.
         """
-        left: dict[bytes, list[tuple[Header, Capability]]] = {}
-        founded: list[Capability] = []
-        for header, identity, capability in self._granted.values():
-            if self.ownership.covers(header, identity) or self.is_final(header):
-                founded.append(capability)
-                continue
-            left.setdefault(identity, []).append((header, capability))
-            if header.seq == 0 and capability.right.subject == identity:
-                founded.append(capability)  # which a certificate shows for its own session
-        done: set[bytes] = set()
-        while founded:
-            capability = founded.pop()
-            right = capability.right
-            if right.id in done or right.subject not in left:
-                continue
-            done.add(right.id)
-            more = left.pop(right.subject)
-            for header, held in more:
-                if self._covers(capability, self._place(header), Level.WRITE):
-                    founded.append(held)
-                else:
-                    left.setdefault(right.subject, []).append((header, held))
-        for entries in left.values():
-            for header, _ in entries:
-                self.forget(header.id)
+        for entry_id in unfounded(
+            self._granted.values(),
+            is_settled=self._is_settled,
+            place_of=lambda header, identity: self._needed(header, identity, voucher_at),
+            covers=lambda capability, place: self._covers(capability, place, Level.WRITE),
+            covers_all=self._covers_all,
+        ):
+            self.forget(entry_id)
+
+    def _needed(
+        self,
+        header: Header,
+        identity: bytes,
+        voucher_at: Callable[[bytes, int], Header | None],
+    ) -> _Place | None:
+        """What a right has to cover for an entry to be admitted: who vouches for it, as what covers
+        that covers what is before it. None if it needs no right.
+
+        An entry is final if the one that is named is admitted, which takes who vouches for that.
+        """
+        for seq, entry_id in reversed(self.finality.named_since(header.author, header.seq)):
+            voucher = voucher_at(header.author, seq)
+            if voucher is not None and voucher.id == entry_id:
+                return None
+        voucher = voucher_at(header.author, header.seq) or header
+        if self.ownership.covers(voucher, identity):
+            return None
+        return replace(self._place(voucher), is_final=False)
+
+    def _is_settled(self, header: Header, identity: bytes) -> bool:
+        """Whether all that is admitted of an entry's author is an owner's."""
+        ids = self._ids_of(header.author)
+        return bool(ids) and self.ownership.is_settled(header.author, identity, len(ids), ids[-1])
+
+    def _covers_all(self, capability: Capability) -> bool:
+        """Whether a right covers all that whoever has it has written, or will."""
+        right = capability.right
+        return right.level >= Level.WRITE and right.expires is None and self._is_given(capability)
 
     # What may be done.
 
@@ -264,10 +279,7 @@ class Rights:
         """
         if self.ownership.is_settled(author, identity, len(ids), ids[-1]):
             return True
-        return any(
-            each.right.level >= Level.WRITE and each.right.expires is None and self._is_given(each)
-            for each in self._held.get(identity, {}).values()
-        )
+        return any(map(self._covers_all, self._held.get(identity, {}).values()))
 
     def _is_given(self, capability: Capability) -> bool:
         """Whether a right comes from an owner, and was not taken back."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lattica.crdt.access.appointment import Appointment, decode_appointments
 from lattica.crdt.access.ownership import Ownership
 from lattica.crdt.access.rights import Rights, Verdict
 from lattica.crdt.entries.genesis import Genesis, Mode
-from lattica.crdt.entries.header import Entry, Kind
+from lattica.crdt.entries.header import Entry, Header, Kind
 from lattica.crdt.keys.session import SessionCertificate, decode_certificate
 from lattica.crdt.log.erasure.erasures import Erasures
 from lattica.crdt.log.feed import Feed
@@ -125,10 +125,10 @@ class Authority:
                 self.is_stale |= self.rights.ownership.forget(entry_id)
             self.is_changed |= self._is_less
 
-    def forget_unfounded(self) -> None:
+    def forget_unfounded(self, voucher_at: Callable[[bytes, int], Header | None]) -> None:
         """As :meth:`Rights.forget_unfounded`, where rights have gone."""
         if self._is_less and self.rights is not None:
-            self.rights.forget_unfounded()
+            self.rights.forget_unfounded(voucher_at)
         self._is_less = False
 
     # Who owns the document.

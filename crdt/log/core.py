@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain, islice
 from typing import Final, TypeAlias
 
@@ -28,7 +29,7 @@ from lattica.crdt.log.clock import HybridClock, milliseconds_of
 from lattica.crdt.log.config import LogConfig
 from lattica.crdt.log.dependencies import Dependencies
 from lattica.crdt.log.erasure.payloads import Payloads
-from lattica.crdt.log.feed import Feed, Run, identity_in
+from lattica.crdt.log.feed import Feed, Run, Vouchers, identity_in
 from lattica.crdt.log.forks import Forks
 from lattica.crdt.log.outcome import Outcome
 from lattica.crdt.log.prefix import FeedPrefix
@@ -407,8 +408,9 @@ class Log:
             if not self.authority.is_changed:
                 continue
             self.authority.is_changed = False
-            self.authority.forget_unfounded()
             admitted = {(each.header.author, each.header.seq): each for each in outcome.admitted}
+            vouchers = Vouchers(self.feeds, partial(self._here, admitted))
+            self.authority.forget_unfounded(vouchers.at)
             for feed in [*self.feeds.values()]:
                 self._withdraw(feed, admitted, outcome)
             if not self.authority.is_changed:
@@ -503,11 +505,7 @@ class Log:
         """
         length = len(feed.ids)
 
-        def entry_at(seq: int) -> Entry:
-            entry = admitted.get((feed.author, seq)) or self._forks.admitted(feed, seq, Outcome())
-            assert entry is not None, "of everything that is admitted a header is here"
-            return entry
-
+        entry_at = partial(self._here, admitted, feed)
         # Of what is final it need not be asked, and much of it may be pruned.
         seq = rights.finality.length(feed.author)
         while seq < length and (
@@ -536,6 +534,14 @@ class Log:
             if each.header.author != feed.author or each.header.seq < seq
         ]
         return True
+
+    def _here(self, admitted: Mapping[tuple[bytes, int], Entry], feed: Feed, seq: int) -> Entry:
+        """An entry of a feed, be it only what is left of it; of those `admitted` some are not kept
+        yet.
+        """
+        entry = admitted.get((feed.author, seq)) or self._forks.admitted(feed, seq, Outcome())
+        assert entry is not None, "of everything that is admitted a header is here"
+        return entry
 
     # Admission.
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from lattica.crdt.entries.fork import ForkProof
-from lattica.crdt.entries.header import Entry, Kind
+from lattica.crdt.entries.header import Entry, Header, Kind
 from lattica.crdt.keys.session import decode_certificate
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.limits.token_bucket import TokenBucket
@@ -116,6 +117,39 @@ class Run:
             self.ids = {each.id for each in self.entries}
             self.has_grants = any(each.header.kind == Kind.GRANT for each in self.entries)
         return taken
+
+
+class Vouchers:
+    """Which entries vouch for admitted ones: of each the next one that is signed by itself, or the
+    last before a fork, for which the proof of that does.
+
+    Args:
+        feeds: what is admitted, by author.
+        entry_at: an admitted entry of a feed, by number; each is asked for once.
+    """
+
+    def __init__(self, feeds: Mapping[bytes, Feed], entry_at: Callable[[Feed, int], Entry]) -> None:
+        self._feeds = feeds
+        self._entry_at = entry_at
+        self._known: dict[tuple[bytes, int], Header] = {}
+
+    def at(self, author: bytes, seq: int) -> Header | None:
+        """Who vouches for an entry, be it itself; None: there is none."""
+        feed = self._feeds.get(author)
+        if feed is None or seq >= len(feed.ids):
+            return None
+        passed: list[tuple[bytes, int]] = []
+        voucher = self._known.get((author, seq))
+        while voucher is None:
+            passed.append((author, seq))
+            entry = self._entry_at(feed, seq)
+            seq += 1
+            if entry.is_signed() or seq == len(feed.ids):
+                voucher = entry.header
+            else:
+                voucher = self._known.get((author, seq))
+        self._known.update(dict.fromkeys(passed, voucher))
+        return voucher
 
 
 def identity_in(entry: Entry) -> bytes:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from lattica.crdt.access.capability import Capability, Level, check_level, issue
-from lattica.crdt.access.revocation import Revocation
+from lattica.crdt.access.finality import encode_finality, in_pieces
+from lattica.crdt.access.revocation import LastEntry, Revocation, sessions_of_revocation
 from lattica.crdt.access.rights import Rights
 from lattica.crdt.document.governance.read_keys import ReadKeys
 from lattica.crdt.document.governance.writer import Writer
@@ -15,10 +17,14 @@ from lattica.crdt.entries.genesis import Mode
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.keys.identities import identity_key, peer_of
 from lattica.crdt.log.clock import milliseconds_of
+from lattica.crdt.log.feed import Feed
 from lattica.crdt.types.payloads import Write
 from lattica.nat.base.checks import check_count, check_seconds, check_type
 from lattica.nat.base.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId
+
+_LONGEST: Final = 2**47 / 1000
+"""Seconds that a right may last: the times in it are below 2**48 milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,7 @@ class DocumentRights:
         check_type("prefix", prefix, str, "a text")
         check_count("depth", depth, 0)
         if lasts is not None:
-            check_seconds("lasts", lasts)
+            check_seconds("lasts", lasts, _LONGEST)
         self._writer.take_office()
         rights = self._writer.rights
         genesis = self._writer.replica.genesis
@@ -119,17 +125,37 @@ class DocumentRights:
         ]
         if not links:
             raise LocalProtocolError(f"{peer!s} has no right here")
+        room = self._writer.replica.genesis.payload_room
+        named, others = sessions_of_revocation(room), set[LastEntry]()
         items = []
         for link in links:
-            by = rights.descendants(link)
-            last = [
-                (author, len(feed.ids) - 1, feed.ids[-1])
-                for author, feed in sorted(self._writer.replica.log.feeds.items())
-                if feed.ids and feed.identity in by
-            ]
-            items.append((Kind.REVOKE, Revocation(link, tuple(last)).encode()))
-        self._writer.write([*items, *self._keys.entries_without(links)])
+            last = self._last_by(rights.descendants(link))
+            others.update(last[named:])
+            items.append((Kind.REVOKE, Revocation(link, tuple(sorted(last[:named]))).encode()))
+        # What it has no room to name goes on counting as what is final.
+        final = [(Kind.FINAL, encode_finality(piece)) for piece in in_pieces(others, room)]
+        self._writer.write([*final, *items, *self._keys.entries_without(links)])
         return len(links)
+
+    def _last_by(self, identities: Collection[bytes]) -> list[LastEntry]:
+        """The last entries of the sessions of these. Those come first of which something may have
+        no effect, as it would have one if it were final; then the longest.
+        """
+        rights = self._writer.rights
+        doubtful = {each.right.subject for each, stands in rights.held() if not stands}
+        feeds = [
+            feed
+            for feed in self._writer.replica.log.feeds.values()
+            if feed.ids and feed.identity in identities
+        ]
+
+        def place(feed: Feed) -> tuple[bool, int, bytes]:
+            is_in_doubt = rights.ownership.is_in_doubt(feed.author, feed.identity)
+            is_clear = not is_in_doubt and feed.identity not in doubtful
+            return is_clear, -len(feed.ids), feed.author
+
+        feeds.sort(key=place)
+        return [(feed.author, len(feed.ids) - 1, feed.ids[-1]) for feed in feeds]
 
     def given(self) -> Sequence[Right]:
         """As :meth:`Document.rights`."""

@@ -356,6 +356,44 @@ def test_a_right_that_an_owner_has_given_in_vain_is_not_called_final(make, tmp_p
     assert "other" not in owner.registers
 
 
+def test_what_is_final_by_an_unsigned_entry_takes_a_right_that_does_not_come_of_it(make):
+    """Who vouched for it wrote by a right that was final because of it, where that was there before
+    another one was taken back.
+    """
+    genesis = Genesis("capabilities", OWNERS, Mode.CAPABILITY)
+    owner, before, after = (make(each, genesis) for each in (OWNER, BERT, CARL))
+    session, hers = SessionKey(bytes(32)), issue(SECOND, genesis.doc_id, ANNA.peer_id, Level.WRITE)
+    entries: list[Entry] = []
+    for kind, payload in (
+        (Kind.SESSION, session.certificate(ANNA, genesis.doc_id).encode()),
+        (Kind.GRANT, hers.encode()),
+        (Kind.REGISTER, RegisterWrite("a", 1).encode()),
+        (Kind.REGISTER, RegisterWrite("a", 2).encode()),
+    ):
+        prev = entries[-1].id if entries else genesis.doc_id
+        hlc = (owner.now_ms + len(entries)) << 16
+        entries.append(sign_entry(session, genesis.doc_id, len(entries), prev, hlc, kind, payload))
+    named = entries[2]
+    unsigned = Entry(named.header, NOT_SIGNED, named.payload)
+    chain = encode_chain([*entries[:2], unsigned, entries[3]], with_prev=True)
+    owner.grant(ANNA.peer_id)
+    exchange(owner, before)
+    before.receive(chain, "anna")
+    assert before.registers["a"] == 2
+    call_final(owner, (session.author, 2, named.id))
+    owner.revoke(ANNA.peer_id)
+    exchange(owner, before)
+    exchange(owner, after)
+    after.receive(chain, "anna")
+    exchange_all(before, after)
+    same(before, after)
+    assert "a" not in before.registers
+    after.receive(encode_chain(entries[:3], with_prev=True), "anna")
+    exchange_all(before, after)
+    same(before, after)
+    assert before.registers["a"] == 2
+
+
 # What it costs.
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from contextlib import suppress
 from dataclasses import replace
@@ -23,7 +24,7 @@ from lattica.crdt.base.canonical import Plain, encode
 from lattica.crdt.document import Document
 from lattica.crdt.document.governance.rights import DocumentRights
 from lattica.crdt.entries.chain import decode_chain, encode_chain
-from lattica.crdt.entries.genesis import Genesis, Mode
+from lattica.crdt.entries.genesis import Genesis, Limits, Mode
 from lattica.crdt.entries.header import Header, Kind
 from lattica.crdt.keys.identities import identity_key, peer_of
 from lattica.crdt.log.clock import HybridClock
@@ -184,6 +185,36 @@ def test_a_right_ends_with_its_time_and_at_its_prefix(make, clock):
     sync(owner, anna)
     assert owner.registers["anna/a"] == 1
     assert owner.may_read(ANNA.peer_id) is False
+
+
+@pytest.mark.parametrize(("entry_bytes", "sessions"), [(700, 30), (64 * 1024, 520)])
+def test_a_right_is_taken_back_whatever_number_of_sessions_has_written_by_it(
+    make, entry_bytes, sessions
+):
+    """A revocation that named more than 512 was none, and its owner was told that it was."""
+    genesis = replace(LISTED, limits=Limits(entry_bytes, LISTED.limits.author_bytes))
+    owner, anna = make(OWNER, genesis), make(ANNA, genesis)
+    owner.grant(ANNA.peer_id)
+    sync(owner, anna)
+    for number in range(sessions):
+        anna._replica._begin_session()
+        anna.registers[f"r{number}"] = number
+    exchange(owner, anna)
+    anna.registers["late"] = 1
+    assert owner.revoke(ANNA.peer_id) == 1
+    assert all(each.is_revoked for each in owner.rights())
+    sync(owner, anna)
+    assert dict(owner.registers.items()) == {f"r{number}": number for number in range(sessions)}
+    with pytest.raises(AccessDeniedError):
+        anna.registers["later"] = 1
+
+
+@pytest.mark.parametrize("lasts", [0, -1, math.nan, math.inf, 1e15])
+def test_a_right_lasts_for_a_time_that_can_be_written(make, lasts):
+    owner = make(OWNER)
+    with pytest.raises(LocalProtocolError, match="lasts: a positive number of seconds up to"):
+        owner.grant(ANNA.peer_id, lasts=lasts)
+    owner.grant(ANNA.peer_id, lasts=100 * 365 * 24 * 3600)
 
 
 def test_a_write_beyond_its_prefix_has_no_effect_anywhere(make, monkeypatch):
