@@ -9,7 +9,7 @@ vouches for entries whose payloads are gone because of it: their chains can be t
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain, takewhile
 from typing import Protocol
@@ -140,13 +140,26 @@ class Erasures:
         def is_later(shown: Shown) -> bool:
             return shown.entry.header.hlc > header.hlc
 
-        owners: Iterable[bytes] = self._genesis.owners
-        if self._rights is not None:
-            owners = self._rights.ownership.all_owners
-        for by in (identity, *sorted({*owners} - {identity})):
+        for by in (identity, *sorted({*self._owners} - {identity})):
             named = target_of(header), by
             yield from takewhile(is_later, self._by_target.get(named, ()))
             yield from filter(is_later, self._offered.get(named, ()))
+
+    @property
+    def _owners(self) -> Collection[bytes]:
+        """Who is an owner, or was one."""
+        if self._rights is None:
+            return self._genesis.owners
+        return self._rights.ownership.all_owners
+
+    def may_concern(self, shown: Shown, author: bytes) -> bool:
+        """Whether :meth:`may_erase` may say yes to entries of an author: whoever erases what he has
+        no say in is to cost no look at that.
+        """
+        session = self._sessions.get(author)
+        return session is not None and (
+            session.identity == shown.identity or shown.identity in self._owners
+        )
 
     def may_erase(self, shown: Shown, header: Header) -> bool:
         """Whether an erasure erases an entry that it names, if it is admitted."""

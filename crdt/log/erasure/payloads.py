@@ -119,6 +119,9 @@ class Payloads:
         outcome.acting += self._erasures.take_changed()
         for shown in outcome.acting:
             for target in shown.erasure.targets:
+                author, _, _ = target
+                if not self._erasures.may_concern(shown, author):
+                    continue
                 for entry in self._kept_at(target):
                     if self._note(entry, outcome) and entry.payload is not None:
                         outcome.erased.append(entry)
