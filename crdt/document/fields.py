@@ -9,6 +9,7 @@ from typing import Protocol
 from lattica.crdt.base.canonical import Plain
 from lattica.crdt.types.cell import Sibling
 from lattica.crdt.types.payloads import (
+    MAX_REPLACED,
     MAX_TERM,
     ClaimWrite,
     CounterWrite,
@@ -53,7 +54,7 @@ class Registers:
     def __setitem__(self, name: str, value: Plain) -> None:
         """Write a value. Raises what :meth:`Document.write` does."""
         replaced = self._document.state.replaced_at(name)
-        self._document.write(RegisterWrite(name, value, replaced))
+        self._document.write(*(RegisterWrite(name, value, part) for part in _parts(replaced)))
 
     def __delitem__(self, name: str) -> None:
         if self.get(name) is None:
@@ -72,9 +73,8 @@ class Registers:
 
     def below(self, prefix: str) -> list[tuple[str, Plain]]:
         """What stands at names that begin with a prefix, by the rest of the name, in order."""
-        return [
-            (name[len(prefix) :], value) for name, value in self.items() if name.startswith(prefix)
-        ]
+        found = self._document.state.registers(prefix)
+        return [(name[len(prefix) :], value) for name, value in found]
 
     def conflicts(self, name: str) -> list[Sibling]:
         """What was written by authors who did not know of each other; see
@@ -122,7 +122,9 @@ class ReplicatedSet:
 
     def _write(self, element: Plain, *, is_present: bool) -> None:
         replaced = self._document.state.replaced_in(self.name, element)
-        self._document.write(SetWrite(self.name, element, is_present, replaced))
+        self._document.write(
+            *(SetWrite(self.name, element, is_present, part) for part in _parts(replaced))
+        )
 
     def __contains__(self, element: Plain) -> bool:
         return self._document.state.has_member(self.name, element)
@@ -176,3 +178,9 @@ class Claims:
     def held(self) -> Sequence[tuple[Plain, Holder]]:
         """The items that somebody holds now."""
         return list(self._document.state.claimed(self.name, self._document.now_ms))
+
+
+def _parts(replaced: tuple[bytes, ...]) -> Iterator[tuple[bytes, ...]]:
+    """What is to be replaced, as much at a time as a write may name; at least once."""
+    for start in range(0, len(replaced) or 1, MAX_REPLACED):
+        yield replaced[start : start + MAX_REPLACED]

@@ -71,6 +71,14 @@ class Cell:
         return sorted(self._latest.values(), key=lambda each: (each.hlc, each.author), reverse=True)
 
     @property
+    def winner(self) -> Sibling | None:
+        """The first of these."""
+        latest = self._latest.values()
+        if len(latest) == 1:
+            return next(iter(latest))
+        return max(latest, key=lambda each: (each.hlc, each.author), default=None)
+
+    @property
     def standing(self) -> Collection[bytes]:
         """The IDs of what stands here."""
         return self._authors.keys()

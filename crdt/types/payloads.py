@@ -31,7 +31,8 @@ MAX_NAME: Final = 1024
 MAX_TERM: Final = 24 * 3600 * 1000
 """Milliseconds for which one claim holds at most."""
 MAX_REPLACED: Final = 64
-"""IDs in `replaced`."""
+"""IDs in `replaced`. Where more stand, several writes replace them: of an author the latest stands.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,9 +27,9 @@ from lattica.crdt.tree.places import (
     set_key,
 )
 from lattica.crdt.types.cell import Cell, Sibling
+from lattica.crdt.types.names import Names
 from lattica.crdt.types.payloads import (
     KINDS,
-    MAX_REPLACED,
     ClaimWrite,
     CounterWrite,
     ListWrite,
@@ -109,6 +109,8 @@ class State:
 
     def _clear(self) -> None:
         self._registers: dict[str, Cell] = {}
+        self._names = Names()
+        """Of these."""
         self._counters: dict[str, dict[bytes, tuple[int, int]]] = {}
         self._sets: dict[str, dict[bytes, Cell]] = {}
         self._claims: dict[str, dict[bytes, dict[bytes, _Run]]] = {}
@@ -159,6 +161,7 @@ class State:
                 cell = self._registers.get(write.name)
                 if cell is None:
                     cell = self._registers[write.name] = Cell()
+                    self._names.add(write.name)
                 _write(cell, _sibling(entry, write.value), write.replaced, is_replaced=is_replaced)
             case SetWrite():
                 elements = self._sets.setdefault(write.name, {})
@@ -242,8 +245,8 @@ class State:
 
     def register(self, name: str) -> Plain:
         """The value of a name; nil if it has none."""
-        siblings = self._registers.get(name, _NO_CELL).siblings
-        return siblings[0].value if siblings else None
+        winner = self._registers.get(name, _NO_CELL).winner
+        return None if winner is None else winner.value
 
     def conflicts(self, name: str) -> list[Sibling]:
         """What was written at the same time by authors who did not know of each other, the winner
@@ -253,12 +256,12 @@ class State:
 
     def winners(self, prefix: str) -> Iterator[Sibling]:
         """The writes that won, at registers whose names begin so, in order."""
-        for name in sorted(name for name in self._registers if name.startswith(prefix)):
+        for name in self._names.beginning(prefix):
             yield from self._registers[name].siblings[:1]
 
-    def registers(self) -> Iterator[tuple[str, Plain]]:
-        """Names that have a value, and that, in order."""
-        for name in sorted(self._registers):
+    def registers(self, prefix: str = "") -> Iterator[tuple[str, Plain]]:
+        """Names that begin so and have a value, and that, in order."""
+        for name in self._names.beginning(prefix):
             value = self.register(name)
             if value is not None:
                 yield name, value
@@ -361,11 +364,11 @@ class State:
     # What the next write at a place replaces.
 
     def replaced_at(self, name: str) -> tuple[bytes, ...]:
-        """IDs of what a write to a register replaces."""
+        """IDs of what is to be replaced where a register is written to."""
         return _ids(self._registers.get(name, _NO_CELL))
 
     def replaced_in(self, name: str, element: Plain) -> tuple[bytes, ...]:
-        """IDs of what a write of an element of a set replaces."""
+        """IDs of what is to be replaced where an element of a set is written."""
         return _ids(self._sets.get(name, {}).get(encode(element), _NO_CELL))
 
     # Claims.
@@ -411,4 +414,4 @@ def _is_present(cell: Cell) -> bool:
 
 
 def _ids(cell: Cell) -> tuple[bytes, ...]:
-    return tuple(sorted(sibling.entry_id for sibling in cell.siblings[:MAX_REPLACED]))
+    return tuple(sorted(cell.standing))

@@ -57,6 +57,8 @@ class Membership:
         check_document(document)
         self._document = document
         self._peer = peer
+        self._said: dict[str, Plain] | None = None
+        """What this node says of itself, while it is a member by this."""
 
     def join(
         self,
@@ -67,19 +69,28 @@ class Membership:
     ) -> None:
         """Be a member, reached at these addresses, and be here."""
         check_several("addresses", addresses, "a list of them")
-        value = {"addresses": [str(each) for each in addresses], "info": as_info(info)}
-        place = f"{_ROOT}/{self._peer}"
-        if self._document.registers.get(place) != value:
-            self._document.registers[place] = value
+        self._said = {"addresses": [str(each) for each in addresses], "info": as_info(info)}
         self.update(load)
 
     def update(self, load: float) -> None:
-        """Say how busy this node is; costs no entry."""
+        """Say how busy this node is; costs no entry, unless another one has written over what this
+        node had said of itself.
+        """
         check_type("load", load, Real, "a number")
+        if self._said is not None and not self._stands(self._said):
+            self._document.registers[f"{_ROOT}/{self._peer}"] = self._said
         self._document.presence.set({"load": float(load)})
+
+    def _stands(self, said: dict[str, Plain]) -> bool:
+        """Whether that is what this node says of itself, to all who look."""
+        writes = self._document.registers.conflicts(f"{_ROOT}/{self._peer}")
+        if not writes or self._document.peer_of(writes[0].author) != self._peer:
+            return False
+        return writes[0].value == said
 
     def leave(self) -> None:
         """Be a member no more."""
+        self._said = None
         self._document.presence.clear()
         self._document.registers[f"{_ROOT}/{self._peer}"] = None
 

@@ -7,11 +7,11 @@ whoever began first holds it wherever both are known, and the other sees that it
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Final
 
 from lattica.crdt.base.canonical import Plain
+from lattica.crdt.types.payloads import MAX_TERM
 from lattica.crdt.uses.shape import DocumentLike, check_document, checked_part
 from lattica.nat.base.checks import check_count, check_seconds, check_type
 
@@ -50,7 +50,7 @@ class WorkQueue:
         check_document(document)
         self._document = document
         self._name = checked_part(name, "a queue")
-        check_seconds("term", term)
+        check_seconds("term", term, MAX_TERM / 1000)
         check_count("max_attempts", max_attempts)
         self._term = term
         self._max_attempts = max_attempts
@@ -61,15 +61,22 @@ class WorkQueue:
         Raises:
             LocalProtocolError: the ID is empty or has a slash in it, or the payload is none.
         """
-        place = self._place("tasks", task_id)
-        if self._document.registers.get(place) is None:
-            self._document.registers[place] = [payload]
+        if not self._is_there(task_id):
+            self._document.registers[self._place("tasks", task_id)] = [payload]
 
     def take(self) -> Task | None:
         """Take a task that nobody holds and that has no result; None if there is none."""
         claims = self._document.claims(self._name)
-        for task_id, payload in self._open_tasks():
-            if claims.holder(task_id) is None and claims.claim(task_id, self._term):
+        mine = self._document.author
+        # In an order of this node's own, so that two that look at the same time seldom take the
+        # same one.
+        undone = sorted(self._undone(), key=lambda each: hash((mine, each[0])))
+        for task_id, payload in undone:
+            if (
+                claims.holder(task_id) is None
+                and not self._is_given_up(task_id)
+                and claims.claim(task_id, self._term)
+            ):
                 attempts = self._document.counter(self._place("attempts", task_id))
                 attempts.add(1)
                 return Task(task_id, payload, attempts.value)
@@ -86,9 +93,9 @@ class WorkQueue:
         return self._document.claims(self._name).claim(_id(task), self._term)
 
     def finish(self, task: Task, result: Plain = None) -> bool:
-        """Tell a task's result; False, and nothing is told, if it has one already."""
+        """Tell a task's result; False, and nothing is told, if it has one, or was removed."""
         task_id = _id(task)
-        if self.result(task_id) is not None:
+        if self.result(task_id) is not None or not self._is_there(task_id):
             return False
         self._document.registers[self._place("results", task_id)] = [result]
         self._document.claims(self._name).release(task_id)
@@ -97,6 +104,19 @@ class WorkQueue:
     def give_back(self, task: Task) -> None:
         """Do not do a task after all: another one takes it at once."""
         self._document.claims(self._name).release(_id(task))
+
+    def remove(self, task_id: str) -> bool:
+        """Have a task be there no more, done or not, nor its result; whether it was there. Who has
+        taken it finishes it in vain.
+        """
+        places = [self._place(what, task_id) for what in ("tasks", "results")]
+        found = [each for each in places if self._document.registers.get(each) is not None]
+        for each in found:
+            self._document.registers[each] = None
+        return bool(found)
+
+    def _is_there(self, task_id: str) -> bool:
+        return self._document.registers.get(self._place("tasks", task_id)) is not None
 
     def result(self, task_id: str) -> list[Plain] | None:
         """A task's result, in a list; None if there is none yet."""
@@ -114,19 +134,15 @@ class WorkQueue:
     def waiting(self) -> list[str]:
         """Tasks that nobody holds and that have no result."""
         claims = self._document.claims(self._name)
-        return [each for each, _ in self._open_tasks() if claims.holder(each) is None]
+        return [
+            each
+            for each, _ in self._undone()
+            if claims.holder(each) is None and not self._is_given_up(each)
+        ]
 
     def failed(self) -> list[str]:
         """Tasks that were taken as often as may be, and have no result."""
         return [each for each, _ in self._undone() if self._is_given_up(each)]
-
-    def _open_tasks(self) -> list[tuple[str, Plain]]:
-        """In an order of this node's own, so that two that look at the same time seldom take the
-        same one.
-        """
-        mine = self._document.author
-        found = [each for each in self._undone() if not self._is_given_up(each[0])]
-        return sorted(found, key=lambda each: hashlib.sha256(mine + each[0].encode()).digest())
 
     def _undone(self) -> list[tuple[str, Plain]]:
         done = self.results()

@@ -14,11 +14,12 @@ from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.genesis import Limits
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.log.errors import StoreError
-from lattica.crdt.types.payloads import ClaimWrite, CounterWrite, RegisterWrite
+from lattica.crdt.types.payloads import ClaimWrite, CounterWrite, RegisterWrite, SetWrite
 from lattica.crdt.types.state import Change
 from lattica.errors import LocalProtocolError, RemoteProtocolError, ResourceLimitError
 from lattica.nat.base.keys.identity import Identity
 from tests.support.crdt.chains import DOC, START, Writer
+from tests.support.crdt.sync import hand_over
 
 
 class Clock:
@@ -40,19 +41,10 @@ def pair(tmp_path: Path, clock: Clock) -> Iterator[tuple[Document, Document]]:
         document.close()
 
 
-def sync(*documents: Document) -> None:
-    for giver in documents:
-        for taker in documents:
-            for proof in giver.forks():
-                taker.receive_fork(proof)
-            for chain in giver.chains_since(taker.heads()):
-                assert not taker.receive(chain, "peer").refusals
-
-
 def test_two_stores_write_apart_and_agree_when_they_meet(pair, clock):
     one, two = pair
     one.registers["model/latest"] = "v1"
-    sync(one, two)
+    hand_over(one, two)
     assert two.registers["model/latest"] == "v1"
     one.registers["model/latest"] = "v2"
     clock.ms += 1
@@ -61,7 +53,7 @@ def test_two_stores_write_apart_and_agree_when_they_meet(pair, clock):
         document.counter("steps").add(steps)
         document.counter("steps").add(-1)
         document.set("workers").add(["w", steps])
-    sync(one, two)
+    hand_over(one, two)
     for document in (one, two):
         assert list(document.registers.items()) == [("model/latest", "v3")]
         conflicts = [each.value for each in document.registers.conflicts("model/latest")]
@@ -71,7 +63,7 @@ def test_two_stores_write_apart_and_agree_when_they_meet(pair, clock):
     two.set("workers").discard(["w", 3])
     two.set("workers").discard("nobody")
     del two.registers["model/latest"]
-    sync(one, two)
+    hand_over(one, two)
     assert ["w", 3] not in one.set("workers")
     assert len(one.set("workers")) == 1
     assert "model/latest" not in one.registers
@@ -80,6 +72,32 @@ def test_two_stores_write_apart_and_agree_when_they_meet(pair, clock):
         one.registers["model/latest"]
     with pytest.raises(KeyError):
         del one.registers["model/latest"]
+
+
+def test_what_more_have_written_than_a_write_may_name_is_replaced_all_the_same(pair):
+    """Of what 65 had put in at the same time, one was left in after it had been taken out."""
+    one, two = pair
+    for number in range(150):
+        one._replica._begin_session()
+        one.write(SetWrite("ready", "all", True), RegisterWrite("leader", number))
+    assert len(one.registers.conflicts("leader")) == 150
+    hand_over(one, two)
+    two.set("ready").discard("all")
+    two.registers["leader"] = "two"
+    hand_over(one, two)
+    for document in pair:
+        assert "all" not in document.set("ready")
+        assert document.registers["leader"] == "two"
+        assert len(document.registers.conflicts("leader")) <= 1
+    assert one.root == two.root
+    assert one.prune(0)
+    one.set("ready").add("all")
+    del one.registers["leader"]
+    hand_over(one, two)
+    for document in pair:
+        assert list(document.set("ready")) == ["all"]
+        assert "leader" not in document.registers
+    assert one.root == two.root
 
 
 def test_changes_say_where(pair):
@@ -103,13 +121,13 @@ def test_what_a_fork_withdraws_is_seen_no_more(pair):
     one.registers["key2"] = "mine"
     assert one.receive(encode_chain(chain, with_prev=True), "peer").changes
     two.receive(encode_chain(other, with_prev=True), "peer")
-    sync(one, two)
+    hand_over(one, two)
     (proof,) = one.forks()
     assert list(two.forks()) == [proof]
     for document in pair:
         assert list(document.registers.items()) == [("key2", "mine")]
         assert document.heads()[liar.author] == (1, chain[0].id)
-    sync(two, one)
+    hand_over(two, one)
     with pytest.raises(RemoteProtocolError):
         one.receive(b"none", "peer")
 
@@ -120,19 +138,19 @@ def test_one_at_a_time_holds_a_claim(pair, clock):
     assert jobs.claim("a", 10.0)
     clock.ms += 1
     assert others.claim("a", 10.0)  # it has not heard of the first
-    sync(one, two)
+    hand_over(one, two)
     assert jobs.is_held("a")
     assert not others.is_held("a")
     assert not others.claim("a", 10.0)
     clock.ms += 9_000
     assert jobs.claim("a", 10.0)
-    sync(one, two)
+    hand_over(one, two)
     clock.ms += 9_000
     assert [item for item, _ in others.held()] == ["a"]
     assert not others.claim("a", 1.0)
     jobs.release("a")
     jobs.release("nothing")
-    sync(one, two)
+    hand_over(one, two)
     assert others.holder("a") is None
     assert others.claim("a", 1.0)
     for term in (0, -1, 86_401, float("nan")):

@@ -26,6 +26,7 @@ from lattica.nat.base.keys.identity import Identity
 from tests.support.crdt.chains import DOC, START, Writer
 from tests.support.crdt.editors import Editor, in_causal_order
 from tests.support.crdt.logs import MemoryLog
+from tests.support.crdt.sync import hand_over
 
 
 @pytest.fixture
@@ -44,15 +45,6 @@ def pair(tmp_path: Path) -> Iterator[tuple[Document, Document]]:
         document.close()
 
 
-def sync(*documents: Document) -> None:
-    for giver in documents:
-        for taker in documents:
-            for proof in giver.forks():
-                taker.receive_fork(proof)
-            for chain in giver.chains_since(taker.heads()):
-                assert not taker.receive(chain, "peer").refusals
-
-
 def test_two_edit_a_text_apart_and_both_are_in_it(pair):
     one, two = pair
     assert str(one.text("notes")) == ""
@@ -63,7 +55,7 @@ def test_two_edit_a_text_apart_and_both_are_in_it(pair):
     one.text("notes").replace(6, 7, "dear")
     two.text("notes").delete(0, 5)
     two.text("notes").insert(len(two.text("notes")), "!")
-    sync(one, two)
+    hand_over(one, two)
     assert str(one.text("notes")) == str(two.text("notes")) == " dear world!"
     assert len(one.text("notes")) == 12
     assert one.root == two.root
@@ -77,11 +69,11 @@ def test_two_edit_a_list_apart_and_both_are_in_it(pair):
     one, two = pair
     values = one.list("layers")
     values.append(1, "x", [1.5, {"a": b"b"}], None, True)
-    sync(one, two)
+    hand_over(one, two)
     two.list("layers")[1] = "y"
     values.insert(0, "first")
     del values[-1]
-    sync(one, two)
+    hand_over(one, two)
     assert list(values) == list(two.list("layers")) == ["first", 1, "y", [1.5, {"a": b"b"}], None]
     assert (len(values), values[0], values[1:3]) == (5, "first", [1, "y"])
     assert one.root == two.root
@@ -137,7 +129,7 @@ def test_what_cannot_be_written_changes_nothing(tmp_path: Path, monkeypatch):
 def test_without_pycrdt_it_is_said_what_to_install_and_the_rest_works(pair, monkeypatch):
     one, two = pair
     one.text("t").append("x")
-    sync(one, two)
+    hand_over(one, two)
     monkeypatch.setitem(sys.modules, "pycrdt", None)
     two.registers["a"] = 1
     assert two.registers["a"] == 1
@@ -176,11 +168,11 @@ def test_what_was_built_on_the_losing_side_of_a_fork_is_not_lost(pair):
     for document, branch in ((one, branches[1]), (two, branches[0])):
         document.receive(encode_chain(branch[:2], with_prev=True), "peer")
     # What the other's edits refer to is asked for, and comes from whoever still has it.
-    sync(one, two)
+    hand_over(one, two)
     for _ in range(3):
         for document, branch in ((one, branches[1]), (two, branches[0])):
             document.receive(encode_chain(branch[1:], with_prev=True), "peer")
-        sync(one, two)
+        hand_over(one, two)
     assert str(one.text("t")) == str(two.text("t"))
     assert sorted(str(one.text("t"))) == sorted("<one>*<two>*")
     assert one.root == two.root

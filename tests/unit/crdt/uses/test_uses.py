@@ -72,7 +72,9 @@ def test_a_task_and_a_term_are_what_they_are(documents):
     for use in (queue.finish, queue.renew, queue.give_back, queue.is_mine):
         with pytest.raises(LocalProtocolError, match=r"task: a Task, .*, not 'a' of type"):
             use("a")  # type: ignore[arg-type]
-    with pytest.raises(LocalProtocolError, match="term: a positive number of seconds, not '5'"):
+    with pytest.raises(
+        LocalProtocolError, match="term: a positive number of seconds up to 86400, not '5'"
+    ):
         WorkQueue(documents[0], term="5")  # type: ignore[arg-type]
     with pytest.raises(LocalProtocolError, match="content: a content id"):
         ModelRegistry(documents[0]).publish("chat", "1", 7)  # type: ignore[arg-type]
@@ -128,9 +130,40 @@ def test_workers_are_known_and_here_while_they_say_so(documents):
     documents[2].registers[f"workers/{IDENTITIES[1].peer_id}"] = {"addresses": [], "info": {}}
     sync(documents)
     assert one.workers() == []
+    # And whoever is there says it again.
+    entries = len([*documents[1].entries()])
+    for _ in range(3):
+        two.update(0.3)
+    assert len([*documents[1].entries()]) == entries + 1
+    sync(documents)
+    assert [(each.peer, each.load) for each in one.workers()] == [(IDENTITIES[1].peer_id, 0.3)]
     two.leave()
     sync(documents)
     assert len(one.workers(only_here=False)) == 1
+
+
+def test_a_task_that_is_removed_is_not_done_and_may_come_again(documents):
+    one, two = (WorkQueue(document) for document in documents[:2])
+    for task_id in ("a", "b"):
+        one.add(task_id, 1)
+    held = one.take()
+    done = one.take()
+    assert held is not None
+    assert done is not None
+    assert one.finish(done, "result")
+    sync(documents)
+    assert two.remove(done.id)
+    assert two.remove(held.id)
+    assert not two.remove(held.id)
+    sync(documents)
+    assert not one.finish(held, "in vain")
+    sync(documents)
+    for queue in (one, two):
+        assert (queue.tasks(), queue.results(), queue.waiting(), queue.take()) == ({}, {}, [], None)
+    one.add(done.id, 2)
+    taken = one.take()
+    assert taken is not None
+    assert (taken.id, taken.payload, taken.attempts) == (done.id, 2, 2)
 
 
 def test_what_a_dead_worker_has_taken_another_one_takes(documents, clock):
