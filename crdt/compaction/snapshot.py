@@ -53,7 +53,8 @@ MAX_PART: Final = 1024 * 1024
 """Bytes."""
 MAX_SNAPSHOT: Final = 2**31
 """Bytes of all parts."""
-_MAX_STATEMENTS: Final = 64
+MAX_STATEMENTS: Final = 64
+"""Who sign a snapshot."""
 _ITEMS_A_PART: Final = 2048
 _REMNANTS_AN_ITEM: Final = 512
 _ITEMS_A_TURN: Final = 128
@@ -133,7 +134,7 @@ def body_digest(parts: Iterable[bytes]) -> bytes:
 
 
 def first_part(signed: Sequence[SignedStatement]) -> bytes:
-    """The part with the statements."""
+    """The part with the statements, at most `MAX_STATEMENTS`."""
     return encode([0, [each.plain for each in signed]])
 
 
@@ -208,8 +209,7 @@ class SnapshotReader:
                 f"have signed, where {needed} are needed"
             )
         statement = signed[0].statement
-        same = {(s.statement.heads, s.statement.root, s.statement.entries) for s in signed}
-        if len(same) != 1:
+        if len({each.statement.state for each in signed}) != 1:
             raise RemoteProtocolError("a snapshot whose signers say different things")
         heads = [(feed.author, len(feed.ids), feed.ids[-1]) for feed in feeds.values() if feed.ids]
         if heads_fingerprint(heads) != statement.heads:
@@ -233,7 +233,7 @@ def _as_changed() -> Iterator[None]:
 
 def _statements(part: bytes, doc_id: bytes) -> list[Plain]:
     match decode(part, MAX_PART):
-        case [0, [_, *_] as signed] if len(signed) <= _MAX_STATEMENTS:
+        case [0, [_, *_] as signed] if len(signed) <= MAX_STATEMENTS:
             pass
         case _:
             raise RemoteProtocolError(

@@ -488,8 +488,10 @@ class Document:
 
     def snapshot(self, others: Sequence[SignedStatement] = ()) -> tuple[bytes, ...]:
         """What another replica can begin with: parts of at most 1 MiB, signed by this store. With
-        signatures of others who have the same: theirs, too; see :meth:`countersign`. Who cannot
-        read all of a sealed document makes one that does not say what it comes to.
+        signatures of others who have the same, up to 63: theirs, too; see :meth:`countersign`. Who
+        cannot read all of a sealed document makes one that does not say what it comes to.
+
+        Raises LocalProtocolError for more signatures than that.
         """
         return self._snapshots.snapshot(others)
 

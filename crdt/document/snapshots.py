@@ -19,6 +19,7 @@ from lattica.crdt.compaction.adoption import (
 )
 from lattica.crdt.compaction.history import History
 from lattica.crdt.compaction.snapshot import (
+    MAX_STATEMENTS,
     Snapshot,
     body_digest,
     first_part,
@@ -28,13 +29,13 @@ from lattica.crdt.document.feeds import Feeds
 from lattica.crdt.document.governance.finality import DocumentFinality
 from lattica.crdt.document.resolved import Resolved
 from lattica.crdt.document.statements import Statements
-from lattica.crdt.keys.identities import identity_key
+from lattica.crdt.keys.identities import identity_key, peer_of
 from lattica.crdt.log.authority import ownership_by
 from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.log.prefix import FeedPrefix
-from lattica.crdt.proofs.statement import SignedStatement
+from lattica.crdt.proofs.statement import SignedStatement, read_statement
 from lattica.nat.base.checks import check_count, check_several, check_type
-from lattica.nat.base.errors import LocalProtocolError
+from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.peer_id import PeerId
 
 _GRACE: Final = "a number of seconds, 0 or more"
@@ -90,8 +91,7 @@ class Snapshots:
         """As :meth:`Document.snapshot`."""
         body = finish(self._history.body(self._history.heads()))
         root = self._statements.root_of(finish(self._resolved.point()))
-        mine = self._statements.say(self._history.heads(), root, body_digest(body))
-        return first_part([mine, *others]), *body
+        return self._signed(self._history.heads(), root, body, others)
 
     def making_snapshot(self, others: Sequence[SignedStatement] = ()) -> Turns[tuple[bytes, ...]]:
         """As :meth:`Document.making_snapshot`."""
@@ -101,9 +101,37 @@ class Snapshots:
             root = self._statements.root_of(point)
             body = yield from self._history.body(point.heads)
             if self._history.cuts == cuts:
-                mine = self._statements.say(point.heads, root, body_digest(body))
-                return first_part([mine, *others]), *body
+                return self._signed(point.heads, root, body, others)
         return self.snapshot(others)
+
+    def _signed(
+        self,
+        heads: Mapping[bytes, tuple[int, bytes]],
+        root: bytes,
+        body: Sequence[bytes],
+        others: Sequence[SignedStatement],
+    ) -> tuple[bytes, ...]:
+        """A snapshot, signed by this store and others. Raises LocalProtocolError for what nobody
+        would take.
+        """
+        if len(others) >= MAX_STATEMENTS:
+            raise LocalProtocolError(
+                f"others: up to {MAX_STATEMENTS - 1} sign a snapshot beside its maker, "
+                f"not {len(others)}"
+            )
+        digest, doc_id = body_digest(body), self._replica.genesis.doc_id
+        mine = self._statements.say(heads, root, digest)
+        for each in others:
+            try:
+                read = read_statement(each.plain, doc_id, digest, needs_root=False)
+            except RemoteProtocolError:
+                read = None
+            if read is None or read.statement.state != mine.statement.state:
+                raise LocalProtocolError(
+                    f"others: what {peer_of(each.certificate.identity)} has signed is not this "
+                    "snapshot: one of something else, or no `countersign`"
+                )
+        return first_part([mine, *others]), *body
 
     def countersign(self, parts: Sequence[bytes]) -> SignedStatement:
         """As :meth:`Document.countersign`."""

@@ -43,6 +43,11 @@ class Statement:
     time: int
     """Milliseconds since 1970, by the clock of whoever says so."""
 
+    @property
+    def state(self) -> tuple[bytes, bytes, int]:
+        """What all say alike who have the same."""
+        return self.heads, self.root, self.entries
+
     def encode(self) -> bytes:
         """The canonical bytes."""
         return encode([1, self.doc_id, self.heads, self.root, self.entries, self.time])

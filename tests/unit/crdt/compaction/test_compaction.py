@@ -171,9 +171,15 @@ def test_it_is_signed_by_those_who_are_believed_and_by_enough(documents):
     two.registers["a"] = 2
     with pytest.raises(LocalProtocolError, match="something else"):
         two.countersign(parts)
-    once_more = one.snapshot([one.statement(), two.statement()])
-    with pytest.raises(RemoteProtocolError):
-        documents[3].receive_snapshot(once_more, NAMES, 2)
+    # Of what nobody would take, whoever makes it is told.
+    for others in ([two.statement()], [one.countersign(parts), two.countersign(two.snapshot())]):
+        with pytest.raises(LocalProtocolError, match="has signed is not this snapshot"):
+            one.snapshot(others)
+        forced = first_part([one.countersign(parts), *others]), *parts[1:]
+        with pytest.raises(RemoteProtocolError):
+            documents[3].receive_snapshot(forced, NAMES, 2)
+    with pytest.raises(LocalProtocolError, match="up to 63 sign a snapshot"):
+        one.snapshot([one.countersign(parts)] * 64)
 
 
 def test_what_is_wrong_with_one_is_said(documents, tmp_path):
