@@ -1,21 +1,25 @@
 """Verified entries that cannot be admitted yet: the ones before them, or what they depend on, are
-not here, or they are from the future. Bounded per author, per peer, and in all.
+not here, or they are from the future. Bounded per author, per peer, and in all, which networks
+share.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable
 from typing import Final
 
 from lattica.crdt.entries.header import Entry
+from lattica.nat.base.limits.places import Source
 
 MAX_ENTRIES: Final = 256
 """Of one author."""
 MAX_PEER_BYTES: Final = 8 * 1024 * 1024
 """Of what one peer has sent."""
 MAX_BYTES: Final = 4 * MAX_PEER_BYTES
-"""In all: whoever wants more room has another peer ID. The peer of whom most waits yields to those
-who have less; what it has sent comes again, with the next exchange."""
+"""In all. The network of which most waits yields to those of which less does, as a peer ID costs
+nothing, and in it the peer of whom most does; what it has sent comes again, with the next exchange.
+"""
 _ENTRY_BYTES: Final = 1024
 """What an entry takes beside what is in it."""
 
@@ -24,10 +28,12 @@ class WaitingEntries:
     """By author and sequence number."""
 
     def __init__(self) -> None:
-        self._entries: dict[bytes, dict[int, tuple[Entry, object]]] = {}
-        self._places: dict[object, set[tuple[bytes, int]]] = {}
+        self._entries: dict[bytes, dict[int, tuple[Entry, Source]]] = {}
+        self._places: dict[Source, set[tuple[bytes, int]]] = {}
         """By peer, what of it waits: authors and sequence numbers."""
-        self._bytes: Counter[object] = Counter()
+        self._bytes: Counter[Source] = Counter()
+        self._networks: Counter[Hashable] = Counter()
+        """Bytes, too."""
         self._total = 0
 
     def get(self, author: bytes, seq: int) -> Entry | None:
@@ -35,26 +41,40 @@ class WaitingEntries:
         found = self._entries.get(author, {}).get(seq)
         return found and found[0]
 
-    def add(self, entry: Entry, peer: object) -> bool:
-        """Keep an entry that `peer` has sent; False if a budget is used up.
+    def add(self, entry: Entry, peer: Hashable) -> bool:
+        """Keep an entry that `peer` has sent, who is a network of his own unless he is a
+        :class:`Source`; False if a budget is used up.
 
         The caller makes sure that there is none of its number.
         """
-        author, seq = entry.header.author, entry.header.seq
-        size = self._bytes[peer] + _size(entry)
-        if len(self._entries.get(author, ())) >= MAX_ENTRIES or size > MAX_PEER_BYTES:
+        source = peer if isinstance(peer, Source) else Source(peer, peer)
+        author, seq, size = entry.header.author, entry.header.seq, _size(entry)
+        if len(self._entries.get(author, ())) >= MAX_ENTRIES:
             return False
-        if self._total + _size(entry) > MAX_BYTES:
-            [(most, most_bytes)] = self._bytes.most_common(1)
-            if most_bytes <= size:
-                return False
-            for place in [*self._places[most]]:
-                self._drop(*place)
-        self._entries.setdefault(author, {})[seq] = (entry, peer)
-        self._places.setdefault(peer, set()).add((author, seq))
-        self._bytes[peer] = size
-        self._total += _size(entry)
+        if self._bytes[source] + size > MAX_PEER_BYTES or not self._make_room(source, size):
+            return False
+        self._entries.setdefault(author, {})[seq] = (entry, source)
+        self._places.setdefault(source, set()).add((author, seq))
+        self._count(source, size)
         return True
+
+    def _make_room(self, source: Source, size: int) -> bool:
+        """Whether there is room for so many bytes in all, of those who have less than others."""
+        while self._total + size > MAX_BYTES:
+            [(network, most)] = self._networks.most_common(1)
+            if most <= self._networks[source.network] + size:
+                return False
+            of_network = (each for each in self._places if each.network == network)
+            for place in [*self._places[max(of_network, key=self._bytes.__getitem__)]]:
+                self._drop(*place)
+        return True
+
+    def _count(self, source: Source, more: int) -> None:
+        self._bytes[source] += more
+        self._networks[source.network] += more
+        self._total += more
+        if not self._networks[source.network]:
+            del self._networks[source.network]
 
     def drop(self, author: bytes, since: int = 0, until: int | None = None) -> None:
         """Forget an author's entries from one sequence number on, up to another one."""
@@ -64,14 +84,13 @@ class WaitingEntries:
 
     def _drop(self, author: bytes, seq: int) -> None:
         mine = self._entries[author]
-        entry, peer = mine.pop(seq)
+        entry, source = mine.pop(seq)
         if not mine:
             del self._entries[author]
-        self._places[peer].discard((author, seq))
-        self._bytes[peer] -= _size(entry)
-        self._total -= _size(entry)
-        if not self._places[peer]:
-            del self._places[peer], self._bytes[peer]
+        self._places[source].discard((author, seq))
+        self._count(source, -_size(entry))
+        if not self._places[source]:
+            del self._places[source], self._bytes[source]
 
     def authors(self) -> tuple[bytes, ...]:
         """Whose entries wait."""

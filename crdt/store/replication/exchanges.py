@@ -184,7 +184,7 @@ class Exchanges:
                     case Fork(proof):
                         self._source.receive_fork(proof)
                     case Entries(chain):
-                        self._source.receive(chain, stream.peer_id)
+                        self._source.receive(chain, stream.source)
                     case _:
                         raise RemoteProtocolError("a message that says nothing of owners")
 
@@ -195,7 +195,7 @@ class Exchanges:
         peer = stream.peer_id
         session = SyncSession(
             self._source,
-            peer,
+            stream.source,
             nonce,
             is_opener=is_opener,
             may_ask=self._may_ask,

@@ -11,7 +11,7 @@ import itertools
 import logging
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -65,6 +65,9 @@ _SILENT_AFTER: Final = 10.0
 waits for it no longer."""
 _MOST_WAITED: Final = 60.0
 """Seconds for which it waits for those that it need not wait for."""
+_TOPIC: Final = "topic"
+"""The network of all whose news came along the topic: of most of them nobody here knows where they
+are."""
 
 
 class Replicator:
@@ -398,7 +401,7 @@ class Replicator:
             async for peer, message in messages:
                 self._is_from_topic = True
                 try:
-                    self._hear(self._seal.open(message), peer)
+                    self._hear(self._seal.open(message), peer, _TOPIC)
                 except RemoteProtocolError as error:
                     blame(peer, error)
                 except StoreError as error:
@@ -406,12 +409,12 @@ class Replicator:
                 finally:
                     self._is_from_topic = False
 
-    def _hear(self, data: bytes, peer: PeerId) -> None:
+    def _hear(self, data: bytes, peer: PeerId, network: Hashable) -> None:
         """Take news. Raises RemoteProtocolError and StoreError."""
         with self._admitting(peer):
             match decode_message(data):
                 case Entries(chain):
-                    received = self._source.receive(chain, peer)
+                    received = self._source.receive(chain, Source(peer, network))
                     if received.refusals or received.waiting:
                         self._want(peer)
                 case Fork(proof):
@@ -427,7 +430,7 @@ class Replicator:
                 data = await receive_bytes(stream, math.inf)
             except IncompleteReadError:
                 return  # it has ended
-            self._hear(data, stream.peer_id)
+            self._hear(data, stream.peer_id, stream.source.network)
 
     def _want(self, peer: PeerId) -> None:
         having = [member for member in self._members.values() if member.has_it]

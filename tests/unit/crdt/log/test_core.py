@@ -18,6 +18,7 @@ from lattica.crdt.log.dependencies import Dependencies
 from lattica.crdt.log.own import prepare
 from lattica.crdt.log.waiting import MAX_BYTES, WaitingEntries
 from lattica.errors import ConfigError, LocalProtocolError, RemoteProtocolError, ResourceLimitError
+from lattica.nat.base.limits.places import Source
 from tests.support.crdt.chains import DOC, START, Writer
 from tests.support.crdt.logs import NOW, MemoryLog
 
@@ -251,6 +252,30 @@ def test_what_waits_is_bounded_in_all_and_whoever_has_most_yields():
     assert len(before - {*waiting.authors()}) == 4, "all of one peer"
     waiting.drop(entry(101).header.author)
     assert entry(101).header.author not in waiting
+
+
+def test_of_what_waits_networks_have_their_share():
+    """An enemy of many keys had each of them keep little, so that whoever is honest had most."""
+    waiting = WaitingEntries()
+
+    def entry(number: int) -> Entry:
+        author = number.to_bytes(32, "big")
+        kind, nothing = int(Kind.REGISTER), bytes(32)
+        header = Header(DOC.doc_id, author, 1, nothing, (), 1, kind, nothing, 1 << 20)
+        return Entry(header, bytes(64), bytes(1 << 20))
+
+    honest = [entry(number) for number in range(4)]
+    assert all(waiting.add(each, Source("honest", "there")) for each in honest)
+    taken = [waiting.add(entry(10 + number), Source(number, "here")) for number in range(60)]
+    assert not taken[-1]
+    assert all(each.header.author in waiting for each in honest)
+    assert waiting.add(entry(90), Source("another", "elsewhere"))
+    assert waiting.add(entry(91), Source("honest", "there"))
+    assert all(each.header.author in waiting for each in honest)
+    for author in waiting.authors():
+        waiting.drop(author)
+    assert not waiting._networks
+    assert not waiting._total
 
 
 def test_who_waits_for_something_waits_for_nothing_else():
