@@ -41,7 +41,7 @@ class RpcConfig:
     """Calls to one peer that may be under way; further ones wait for a place."""
     max_data_streams: int = 128
     """Streams of the data plane to one peer at a time; further calls wait for one."""
-    max_threads: int = 2048
+    max_threads: int = 1024
     """Threads that handlers which are not async may run in; one network gets seven eighths of them
     at most. Only those that work exist."""
     receive_memory: int = field(default_factory=_half_of_memory)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.config import MIB
 from lattica.nat.mux.stream import Stream
 from lattica.rpc.errors import StatusCode
 from lattica.rpc.protocol.server_core import Hello
@@ -18,6 +21,30 @@ if TYPE_CHECKING:
 
 _MAX_SESSIONS: Final = 8
 """Sessions of one peer: a program has one, and may have been restarted."""
+_MAX_KEPT_BY_NETWORK: Final = 64 * MIB
+"""Bytes of answers that the sessions from one network may leave unacknowledged; beyond that each of
+them has only the least."""
+_MAX_KEPT_BY_ALL: Final = 256 * MIB
+"""The same over all; beyond that everybody has."""
+
+
+class KeptAnswers:
+    """Bytes of answers that sessions have not acknowledged, by network and over all."""
+
+    def __init__(self) -> None:
+        self._of: Counter[Hashable] = Counter()
+        self.total = 0
+
+    def add(self, network: Hashable, more: int) -> None:
+        """A session keeps so many more bytes, or less."""
+        self.total += more
+        self._of[network] += more
+        if not self._of[network]:
+            del self._of[network]
+
+    def is_too_much_for(self, network: Hashable) -> bool:
+        """Whether each session of a network may only keep the least."""
+        return self.total > _MAX_KEPT_BY_ALL or self._of[network] > _MAX_KEPT_BY_NETWORK
 
 
 class ControlPlane:
@@ -26,8 +53,7 @@ class ControlPlane:
     def __init__(self, server: Server) -> None:
         self._server = server
         self.sessions: dict[tuple[PeerId, bytes], Session] = {}
-        self.kept = 0
-        """Bytes of answers that are not acknowledged, over all sessions."""
+        self.kept = KeptAnswers()
         self._callers: dict[PeerId, Caller] = {}
 
     async def serve(self, stream: Stream) -> None:

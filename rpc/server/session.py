@@ -55,8 +55,6 @@ _FEW: Final = 8
 _MAX_KEPT: Final = 8 * MIB
 """Bytes of answers that the sessions of a peer, each by its share, may leave unacknowledged before
 no more of its calls are run."""
-_MAX_KEPT_BY_ALL: Final = 256 * MIB
-"""Bytes of the same over all peers; beyond that everybody has only the least."""
 _LEAST_KEPT: Final = 512 * KIB
 """Bytes that each session may: a client acknowledges every 256 KiB."""
 _KEPT_GRAIN: Final = 64 * KIB
@@ -265,14 +263,14 @@ class Session:
         kept = self.core.bytes_kept
         if kept <= _LEAST_KEPT:
             return _FEW if self._large else MANY
-        if self.server.control.kept > _MAX_KEPT_BY_ALL:
+        if self.server.control.kept.is_too_much_for(self.network):
             return 0
         return _FEW if kept <= _MAX_KEPT // self.caller.sessions else 0
 
     def _count_kept(self) -> None:
         """Bring the sum over all sessions up to date."""
         if not self._ended:
-            self.server.control.kept += self.core.bytes_kept - self.kept
+            self.server.control.kept.add(self.network, self.core.bytes_kept - self.kept)
             self.kept = self.core.bytes_kept
 
     def _jobs(self, events: list[Request | Cancel]) -> list[Job]:
@@ -513,7 +511,7 @@ class Session:
         for call in [*self._large]:
             self.fetched(call)
         self._ended = True
-        self.server.control.kept -= self.kept
+        self.server.control.kept.add(self.network, -self.kept)
 
 
 async def _stop_all(workers: list[Worker[Job]]) -> None:

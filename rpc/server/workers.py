@@ -43,6 +43,8 @@ _PATIENCE: Final = 0.0001
 """Seconds for which the trio thread waits for a function that is expected to be short."""
 _LONGEST_REST: Final = 1024
 """Functions for which it does not wait, at most, until it tries again."""
+_AT_ONCE: Final = 32
+"""Functions whose results go back before other tasks have their turn."""
 
 
 class Patience:
@@ -265,12 +267,14 @@ class Workers:
 
     def _deliver(self) -> None:
         self._is_told = False
-        while self._ended:
+        for _ in range(min(_AT_ONCE, len(self._ended))):
             job = self._ended.popleft()
             job.ended()
             task, job.task = job.task, None
             if task is not None and job.is_parked:
                 trio.lowlevel.reschedule(task)
+        if self._ended:
+            self._tell()
 
     # --- in the threads ---
 
@@ -287,13 +291,17 @@ class Workers:
             self._last_begun = time.perf_counter()
             job.run()
             self._ended.append(job)
-            if not self._is_told:
-                self._is_told = True
-                with suppress(trio.RunFinishedError):
-                    self._token.run_sync_soon(self._deliver)
+            self._tell()
             if job.bell is not None:
                 job.bell.release()
             del job  # it need not stay until the next one
+
+    def _tell(self) -> None:
+        """Have the trio thread look at what has ended."""
+        if not self._is_told:
+            self._is_told = True
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._deliver)
 
     def _wait(self, worker: _Worker) -> bool:
         """Wait for work; False if the thread is to end."""

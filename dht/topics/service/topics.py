@@ -72,8 +72,11 @@ _CONNECTING = 8
 _CONNECT_TIMEOUT = 30.0
 _CHARGED = 32.0
 """Cost of what a peer says, in frames that carry nothing, from which on it is counted."""
-_PIECE = 4096
-"""Bytes that are read at a time: RPCs may have no more than a byte, and each takes its time."""
+_SMALL_PIECE, _PIECE = 512, 4096
+"""Bytes that are read at a time, while RPCs are small and else: they may have no more than a byte,
+and each takes its time."""
+_FEW = 8
+"""RPCs in a piece of which the next one may be larger."""
 _LONG = 4096
 """Bytes of an RPC that is not read before others have had their turn, unless it is one message."""
 _SEEK_FIRST, _SEEK_LIMIT = 2.0, 300.0
@@ -527,9 +530,12 @@ class Topics:
         self._add_peer(stream.peer_id, stream.protocol)
         link.nudge()
         decoder = LengthPrefixed(MAX_RPC)
+        piece = _SMALL_PIECE
         try:
-            while data := await stream.receive_some(_PIECE):
-                for rpc in decoder.feed(data):
+            while data := await stream.receive_some(piece):
+                rpcs = decoder.feed(data)
+                piece = _PIECE if len(rpcs) <= _FEW else _SMALL_PIECE
+                for rpc in rpcs:
                     if len(rpc) > _LONG and not is_lone_message(rpc):
                         # It may list thousands of things, and so may those on other streams.
                         await stream.connection.charge("topics", 0)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
+from itertools import pairwise
 
 import pytest
 import trio
@@ -87,6 +89,34 @@ async def test_blocked_functions_hold_up_none() -> None:
                 assert workers.count > 40
             finally:
                 gate.set()
+
+
+async def test_what_has_ended_together_goes_back_beside_others() -> None:
+    """1,800 that had ended at the same moment went on in one pass of 102 ms."""
+    count = 200
+    async with some_workers() as workers:
+        gate, entered = threading.Event(), threading.Semaphore(0)
+        ended: list[None] = []
+        seen = [0]
+
+        def block() -> None:
+            entered.release()
+            assert gate.wait(60)
+
+        async with trio.open_nursery() as nursery:
+            try:
+                for _ in range(count):
+                    nursery.start_soon(workers.run, block, lambda: ended.append(None))
+                for _ in range(count):
+                    await trio.to_thread.run_sync(entered.acquire)
+            finally:
+                gate.set()
+            while len(workers._ended) < count:  # so that this thread gives nothing back meanwhile
+                time.sleep(0.001)
+            while len(ended) < count:
+                await trio.lowlevel.checkpoint()
+                seen.append(len(ended))
+    assert max(after - before for before, after in pairwise(seen)) <= 64
 
 
 async def test_what_is_cancelled_before_it_begins_never_does() -> None:

@@ -19,13 +19,14 @@ from lattica.dht.topics.messages import (
     encode_subscriptions,
     is_lone_message,
 )
+from lattica.dht.topics.service import topics as service
 from lattica.dht.topics.service.records import PeerRecords
 from lattica.dht.topics.service.topics import Topics
 from lattica.errors import LocalProtocolError, RemoteProtocolError, StreamResetError
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.keys.peer_record import seal_record
 from lattica.nat.base.net.multiaddr import Multiaddr
-from lattica.nat.base.wire import encode_length_prefixed
+from lattica.nat.base.wire import Buffer, LengthPrefixed, encode_length_prefixed
 from lattica.nat.swarm.events import PathChanged
 from tests.support.clock import Passes
 from tests.support.doubles.memory_host import MemoryHost, MemoryNet, memory_net
@@ -372,6 +373,26 @@ async def test_of_long_lists_one_is_read_in_a_pass(autojump_clock, monkeypatch):
         await quiet()
         trio.lowlevel.remove_instrument(passes)
     assert (passes.total, passes.most) == (6, 1)
+
+
+async def test_of_rpcs_without_a_byte_few_are_read_at_once(autojump_clock, monkeypatch):
+    """To find 4,096 in a piece took 2 ms, on each of a hundred streams before one rested."""
+    at_once = []
+
+    class Counted(LengthPrefixed):
+        def feed(self, data: Buffer) -> list[bytes]:
+            found = super().feed(data)
+            at_once.append(len(found))
+            return found
+
+    monkeypatch.setattr(service, "LengthPrefixed", Counted)
+    async with peers(1) as (net, [one]):
+        enemy = net.host()
+        net.link(enemy, one.host)
+        stream = await enemy.open_stream(one.host.peer_id, GOSSIPSUB_12)
+        await stream.send_all(bytes(10_000))
+        await trio.sleep(60)
+    assert (sum(at_once), max(at_once)) == (10_000, 512)
 
 
 def test_a_lone_message_is_told_from_lists():

@@ -89,4 +89,4 @@ async def test_a_caller_that_dies(phase: str, autojump_clock: MockClock) -> None
         assert set(server.control._callers) == {pair.client_host.peer_id}
         assert not server._network_calls
         assert not server.data_calls
-        assert server.control.kept == 0
+        assert server.control.kept.total == 0

@@ -15,6 +15,7 @@ from trio.testing import MockClock
 
 from lattica.errors import StreamResetError
 from lattica.nat.base.wire import LengthPrefixed
+from lattica.nat.config import MIB
 from lattica.nat.mux.stream import Stream
 from lattica.rpc import StatusCode, with_options
 from lattica.rpc.config import CONTROL_BODY, RpcConfig
@@ -32,6 +33,7 @@ from lattica.rpc.protocol.messages import Kind as DataKind
 from lattica.rpc.protocol.server_core import MANY
 from lattica.rpc.server import control, crew
 from lattica.rpc.server import session as sessions
+from lattica.rpc.server.control import KeptAnswers
 from lattica.rpc.server.deadlines import AT_ONCE
 from lattica.rpc.server.session import Session
 from tests.support.clock import Passes
@@ -313,7 +315,36 @@ async def test_the_sessions_of_a_peer_share_what_is_kept(autojump_clock: MockClo
             for number in range(1, 5)
         ]
         assert all(map(int.__le__, kept, most)), kept
-        assert abs(pair.server._server.control.kept - sum(kept)) <= 4 * sessions._KEPT_GRAIN
+        assert abs(pair.server._server.control.kept.total - sum(kept)) <= 4 * sessions._KEPT_GRAIN
+
+
+def test_a_network_whose_answers_are_kept_leaves_others_theirs() -> None:
+    """Eight keys of one host after others had 200 MiB of a node."""
+    kept = KeptAnswers()
+    kept.add("a", 64 * MIB)
+    assert not kept.is_too_much_for("a")
+    kept.add("a", 1)
+    assert (kept.is_too_much_for("a"), kept.is_too_much_for("b")) == (True, False)
+    for network in range(3):
+        kept.add(network, 64 * MIB)
+    assert kept.is_too_much_for("b"), "all together have too much"
+    kept.add(0, -64 * MIB)
+    kept.add("a", -64 * MIB - 1)
+    assert not kept.is_too_much_for("a")
+    assert kept.total == 128 * MIB
+
+
+async def test_of_a_network_that_has_much_each_session_keeps_little(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "_MAX_KEPT_BY_NETWORK", MIB)
+    async with rpc_pair() as pair:
+        stream = await flood(pair, requests(ZEROS, 60_000, range(300)))
+        with trio.move_on_after(1):
+            while await stream.receive_some():
+                pass
+        (session,) = _sessions(pair)
+        assert sessions._LEAST_KEPT < session.core.bytes_kept < 2 * MIB + MANY * CONTROL_BODY
 
 
 async def test_a_session_that_begins_with_a_breach_is_not_kept() -> None:
