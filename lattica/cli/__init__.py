@@ -116,9 +116,9 @@ app = typer.Typer(
     epilog="Exit status: 0 done; 1 failed, for the reason on standard error; 2 wrong arguments; "
     "3 `doctor` or `store verify` has found something bad; 130 Ctrl-C. What serves (`relay`, "
     "`node`, `expose`, `forward`, `topic sub`, and `publish` once it serves) ends with 0 on Ctrl-C "
-    "and SIGTERM; "
-    "`publish` before that, and `fetch`: 128 and the signal's number. Without a command: this "
-    "help, and 2.",
+    "and SIGTERM, and on SIGHUP, when its terminal is gone, which for `relay` means to read its "
+    "configuration again; `publish` before that, and `fetch`: 128 and the signal's number. Without "
+    "a command: this help, and 2.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     # A traceback with local variables would print keys.

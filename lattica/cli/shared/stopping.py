@@ -1,9 +1,9 @@
-"""Commands that go on until SIGINT or SIGTERM."""
+"""Commands that go on until SIGINT, SIGTERM or SIGHUP."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from types import FrameType
 from typing import Any, Final
@@ -33,16 +33,18 @@ class Stop:
 
 @contextmanager
 def receive_signals(
-    *others: int, drain: Callable[[], float] = lambda: 0.0
+    *others: int,
+    ending: Sequence[int] = (signal.SIGINT, signal.SIGTERM),
+    drain: Callable[[], float] = lambda: 0.0,
 ) -> Iterator[AsyncIterator[int]]:
-    """A block in which SIGINT, SIGTERM and `others` are received and end nothing by themselves.
+    """A block in which the `ending` signals and `others` are received, and end nothing themselves.
 
-    If it has not ended `drain()` and :data:`GRACE` seconds after SIGINT or SIGTERM, SIGALRM ends
-    the process.
+    If it has not ended `drain()` and :data:`GRACE` seconds after an ending one, SIGALRM ends the
+    process.
     """
     alarm = signal.getitimer(signal.ITIMER_REAL)
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *others) as signals:
-        for number in (signal.SIGINT, signal.SIGTERM):
+    with trio.open_signal_receiver(*ending, *others) as signals:
+        for number in ending:
             receive = signal.getsignal(number)
             assert callable(receive)
 
@@ -62,11 +64,15 @@ def receive_signals(
 
 @asynccontextmanager
 async def stopped_by_signals() -> AsyncIterator[Stop]:
-    """A block that SIGINT and SIGTERM end. Entered before the node starts, no signal is lost.
+    """A block that SIGINT and SIGTERM end, and SIGHUP, which says that the terminal is gone, unless
+    it is ignored, as by nohup. Entered before the node starts, no signal is lost.
 
     If it has not ended :data:`GRACE` seconds after one, SIGALRM ends the process.
     """
-    with receive_signals() as signals:
+    ending = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        ending.append(signal.SIGHUP)
+    with receive_signals(ending=ending) as signals:
         async with trio.open_nursery() as nursery:
             stop = Stop(nursery)
             nursery.start_soon(stop._listen, signals)

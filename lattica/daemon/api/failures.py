@@ -66,7 +66,9 @@ def error_of(code: int, message: str, name: str) -> Exception:
         except TypeError:  # one that is made of something else
             continue
     if code == StatusCode.DEADLINE_EXCEEDED:
-        return TimeoutError(message or "the node has not answered in time")
+        # Without a class it is gRPC's own, and says no more than that.
+        silent = "the node that runs here has not answered in time: it is busy, or stopped"
+        return TimeoutError(message if name else silent)
     if code == StatusCode.CANCELLED:
         return DaemonError(message or "the call was cancelled")
     if code == StatusCode.UNAVAILABLE:

@@ -13,7 +13,8 @@ import os, signal, sys
 import trio, trio.testing
 from lattica.cli.shared import stopping
 
-async def main(does):
+async def main(does, name):
+    number = getattr(signal, name)
     ends = does == "ends"
     stopping.GRACE = 100.0 if ends else 0.2
     async with stopping.stopped_by_signals() as stop:
@@ -21,28 +22,52 @@ async def main(does):
             if does == "waits for itself":
                 stop.nursery.cancel_scope.cancel()  # and whoever reads the signals with it
                 await trio.testing.wait_all_tasks_blocked()
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
             while stop.signal is None or not ends:
                 await trio.sleep(0.01)
     print(stop.signal, signal.getitimer(signal.ITIMER_REAL))
 
-trio.run(main, sys.argv[1])
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may be run by nohup
+trio.run(main, *sys.argv[1:])
+"""
+
+NOHUP = """
+import os, signal
+import trio, trio.testing
+from lattica.cli.shared import stopping
+
+async def main():
+    async with stopping.stopped_by_signals() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        await trio.testing.wait_all_tasks_blocked(0.1)
+    print(stop.signal)
+
+trio.run(main)
 """
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize(
     ("does", "code", "says"),
     [
-        ("ends", 0, f"{signal.SIGTERM.value} (0.0, 0.0)"),
+        ("ends", 0, "{number} (0.0, 0.0)"),
         ("waits", -signal.SIGALRM, ""),
         ("waits for itself", -signal.SIGALRM, ""),
     ],
 )
-def test_a_command_ends_by_itself_or_by_force(does: str, code: int, says: str) -> None:
+def test_a_command_ends_by_itself_or_by_force(
+    does: str, code: int, says: str, number: signal.Signals
+) -> None:
     """One waited for a thread that had died for want of memory, and ended by SIGKILL alone."""
-    command = [sys.executable, "-c", PROGRAM, does]
+    command = [sys.executable, "-c", PROGRAM, does, number.name]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (run.returncode, run.stdout.strip()) == (code, says)
+    assert (run.returncode, run.stdout.strip()) == (code, says.format(number=number.value))
+
+
+def test_what_nohup_has_begun_goes_on_when_its_terminal_is_gone() -> None:
+    command = ["nohup", sys.executable, "-c", NOHUP]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stdout.strip()) == (0, "None")
 
 
 RELAY = """

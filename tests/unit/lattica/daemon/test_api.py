@@ -104,6 +104,10 @@ def test_errors_of_calls_and_others() -> None:
     code, message, name = status_of(RuntimeError("can't start new thread"))
     assert code is StatusCode.RESOURCE_EXHAUSTED
     assert isinstance(error_of(int(code), message, name), ResourceLimitError)
+    # Without a class it is gRPC's own, and its text says nothing.
+    silent = error_of(StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", "")
+    assert type(silent) is TimeoutError
+    assert "has not answered" in str(silent)
     # Names that are none of ours are no classes of ours.
     for name in ("SystemExit", "LatticaError.__init__", "annotations", ""):
         assert type(error_of(2, "text", name)) is DaemonError
