@@ -84,6 +84,7 @@ class Witness(ABC):
         self.watching = False
         self._attempts = 0
         self._failed = 0
+        self._late = 0
         self._slowest = 0.0
         self._last_error = ""
 
@@ -101,14 +102,14 @@ class Witness(ABC):
     async def _attempt(self, victim: Victim) -> None:
         self._attempts += 1
         began = trio.current_time()
-        good = False
         try:
-            with trio.move_on_after(PATIENCE):
+            with trio.move_on_after(PATIENCE) as scope:
                 await self.act(victim)
-                good = True
+            self._late += scope.cancelled_caught
+            self._failed += scope.cancelled_caught
         except* (LatticaError, OSError) as group:
+            self._failed += 1
             self._last_error = str(group.exceptions[0])[:200]
-        self._failed += not good
         self._slowest = max(self._slowest, trio.current_time() - began)
 
     async def take(self) -> dict[str, object]:
@@ -116,6 +117,7 @@ class Witness(ABC):
         return {
             "attempts": self._attempts,
             "failed": self._failed,
+            "late": self._late,
             "slowest_s": round(self._slowest, 3),
             "error": self._last_error,
         }

@@ -59,8 +59,8 @@ class QuicStreams:
     """The streams of one connection as qh3 has them: begun, waiting, to be aborted."""
 
     __slots__ = (
-        "_aborts", "_drive", "_limit_hit", "_live", "_local_bit", "_phantoms", "_unopened",
-        "spoken",
+        "_aborts", "_drive", "_limit_hit", "_live", "_local_bit", "_phantoms", "_reset",
+        "_unopened", "spoken",
     )  # fmt: skip
 
     def __init__(self, drive: NativeDrive, *, initiator: bool) -> None:
@@ -73,6 +73,8 @@ class QuicStreams:
         """Streams that qh3 has. Of others it must not be asked: it would make them anew."""
         self._aborts: dict[int, _Abort] = {}
         """Streams to abort in qh3."""
+        self._reset: dict[int, int] = {}
+        """Those of them of which it has reset our direction, and with which code."""
         self._unopened: dict[int, MuxStream] = {}
         """Streams that wait for the peer to allow more streams."""
         self._limit_hit = False
@@ -128,6 +130,7 @@ class QuicStreams:
     def end(self, stream_id: int) -> None:
         """Both directions have ended."""
         self._live.discard(stream_id)
+        self._reset.pop(stream_id, None)
         self._aborts.pop(stream_id, None)
 
     # --- aborting ---
@@ -145,9 +148,16 @@ class QuicStreams:
         self._aborts.setdefault(stream_id, _Abort(False, True, 0))
 
     def note_peer_ended(self, stream_id: int) -> None:
-        """The peer's direction has ended: one that is to be aborted has nothing to stop."""
+        """The peer's direction has ended: one that is to be aborted has nothing to stop.
+
+        One that was is reset again if it does not end now: when something that was sent before a
+        reset is found lost after that was acknowledged, qh3 (2.1.0) takes back that our direction
+        has ended, and the stream would count against the limit for as long as the connection is.
+        """
         if abort := self._aborts.get(stream_id):
             self._aborts[stream_id] = replace(abort, stop=False)
+        elif stream_id in self._reset:
+            self._aborts[stream_id] = _Abort(True, False, self._reset[stream_id])
 
     @property
     def wants_aborts(self) -> bool:
@@ -169,6 +179,7 @@ class QuicStreams:
                 self._live.add(stream_id)
             if abort.reset:
                 native.reset_stream(stream_id, abort.code)
+                self._reset[stream_id] = abort.code
                 done.append(stream_id)
             if abort.stop:
                 native.stop_sending(stream_id, abort.code)
@@ -180,3 +191,4 @@ class QuicStreams:
         """The connection is over."""
         self._unopened.clear()
         self._aborts.clear()
+        self._reset.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations, count
 from types import SimpleNamespace
 from typing import Any
 
@@ -45,6 +46,29 @@ def test_the_end_of_a_stream_comes_whatever_is_lost(lost: tuple[int, ...], more:
         # It has ended for both, and counts no more against the limit of streams.
         assert mine.id not in end.session.streams
         assert mine.id not in end.session._quic_streams._live
+
+
+@pytest.mark.parametrize("who", [0, 1], ids=["who has opened it", "who has accepted it"])
+def test_a_stream_that_is_reset_ends_whatever_two_packets_are_lost(who: int) -> None:
+    """Where what was sent before the reset was found lost after that was acknowledged, it never
+    did, and counted against the limit of streams for as long as the connection was.
+    """
+    for lost in combinations(range(10), 2):
+        pair = Pair().establish()
+        pair.settle(2)
+        streams = pair.open()
+        pair.settle(2)
+        sent = count()
+        pair.link.fate = lambda side, datagram, lost=lost, sent=sent: (
+            [] if next(sent) in lost else [(0.01, datagram)]
+        )
+        write(streams[who], b"y")
+        pair.settle(0.04)
+        pair.sides[who].session.reset(streams[who])
+        pair.settle(30)
+        for end in pair.sides:
+            assert not end.session.streams
+            assert not end.session._quic_streams._live, lost
 
 
 @pytest.mark.parametrize("data", [b"", b"x", bytes(5000)], ids=["empty", "one", "many"])
