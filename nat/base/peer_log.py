@@ -64,7 +64,11 @@ class PeerLog:
         *args: object,
         exc_info: BaseException | None = None,
     ) -> None:
-        """`logger.log(level, message, *args)`, if the source has not caused too many lines."""
+        """`logger.log(level, message, *args)`, if the source has not caused too many lines.
+
+        Errors among `args` are written down as text at once: a log handler may keep what it is
+        given, and with an error's frames all that its peer had.
+        """
         if not logger.isEnabledFor(level):
             return
         left_out = self.admit(source)
@@ -72,7 +76,8 @@ class PeerLog:
             return
         if left_out:
             message, args = f"{message} (%d more lines of it were left out)", (*args, left_out)
-        logger.log(level, message, *args, exc_info=exc_info, stacklevel=2)
+        texts = (str(each) if isinstance(each, BaseException) else each for each in args)
+        logger.log(level, message, *texts, exc_info=exc_info, stacklevel=2)
 
 
 peer_log = PeerLog()

@@ -472,7 +472,7 @@ class Connection(InProcess, ABC):
             logging.WARNING,
             self.peer_id,
             "closing connection: peer breaks the protocol: %s peer=%s addr=%s",
-            str(error),  # a log handler may keep it, and with its frames this connection
+            error,
             self.peer_id,
             self.remote_addr,
         )

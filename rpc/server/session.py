@@ -179,7 +179,11 @@ class Session:
             self._has_room = stream.send_nowait(greeting)
             crew.start(self._jobs(events))
             del events  # they need not stay as long as the stream
-            await crew.done.wait()
+            try:
+                await crew.done.wait()
+            finally:
+                if self._crew is crew:
+                    self._crew = None  # it leads back here: neither is to wait for the collector
         except RemoteProtocolError:
             if self.stream is stream:
                 self.detach()

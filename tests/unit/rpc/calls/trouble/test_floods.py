@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections import Counter
 from contextlib import suppress
 from itertools import pairwise
@@ -356,6 +357,31 @@ async def test_a_session_that_begins_with_a_breach_is_not_kept() -> None:
         assert stream.is_dead, "it ended in good order"
         assert not _sessions(pair)
         assert not pair.server._server.control._callers
+
+
+@pytest.mark.parametrize("end", ["breach", "good order", "loss"])
+async def test_a_session_that_has_ended_waits_for_no_collector(
+    autojump_clock: MockClock, end: str
+) -> None:
+    """16,384 answers of each that did not say which had arrived stayed until the collector ran."""
+    async with rpc_pair() as pair:
+        stream = await flood(pair, requests(COUNT, 1, range(20)))
+        await answers(stream, 20)
+        (session,) = map(weakref.ref, _sessions(pair))
+        gc.collect()
+        gc.disable()
+        try:
+            if end == "breach":
+                await stream.send_all(requests(COUNT, 1, range(1)))
+            elif end == "good order":
+                await stream.send_eof()
+            else:
+                stream.reset()
+            await trio.sleep(60)
+            assert not _sessions(pair)
+            assert session() is None
+        finally:
+            gc.enable()
 
 
 async def test_too_many_sessions_are_no_error_of_ours(caplog: pytest.LogCaptureFixture) -> None:
