@@ -29,7 +29,7 @@ from lattica.nat.base.concurrency.tasks import Tasks
 
 T = TypeVar("T")
 
-_IDLE: Final = 10.0
+_IDLE: Final = 2.0
 """Seconds that a thread waits for work before it ends."""
 _STUCK: Final = 0.0002
 """Seconds without any function begun after which threads count as busy for long."""
