@@ -216,8 +216,8 @@ class Session:
                     continue
                 if core.bytes_unread and (most := self._most()):
                     await trio.lowlevel.checkpoint()
-                    if self.stream is not stream:
-                        return None
+                    if self.stream is not stream or stream.is_dead:
+                        return None  # what is left has not arrived, and is sent again if at all
                     events = core.take(most)
                 else:
                     data = await stream.receive_view()

@@ -359,6 +359,16 @@ async def test_a_session_that_begins_with_a_breach_is_not_kept() -> None:
         assert not pair.server._server.control._callers
 
 
+async def test_of_whoever_has_gone_no_further_calls_are_begun(autojump_clock: MockClock) -> None:
+    """What had been read of eight callers kept a thousand threads busy for 15 s after that."""
+    async with rpc_pair() as pair:
+        stream = await flood(pair, requests(COUNT, 1, range(2000)))
+        await answers(stream, 1)
+        stream.reset()
+        await trio.sleep(5)
+        assert 0 < len(pair.workshop.ran) < 1000
+
+
 @pytest.mark.parametrize("end", ["breach", "good order", "loss"])
 async def test_a_session_that_has_ended_waits_for_no_collector(
     autojump_clock: MockClock, end: str
