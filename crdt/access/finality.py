@@ -15,8 +15,9 @@ from typing import Final
 from lattica.crdt.access.revocation import (
     MAX_SESSIONS,
     Last,
+    LastEntry,
     decode_last,
-    sessions_of_final,
+    sessions_in,
 )
 from lattica.crdt.base.canonical import decode, encode
 from lattica.nat.base.errors import RemoteProtocolError
@@ -155,11 +156,11 @@ class Finality:
         return seq == len(ids) and self.names(author, seq, entry_id)
 
 
-def in_pieces(last: Iterable[tuple[bytes, int, bytes]], room: int) -> Iterator[Last]:
+def in_pieces(last: Iterable[LastEntry], room: int) -> Iterator[Last]:
     """Last entries, by author, as many at a time as an entry may name whose payload has so many
     bytes at most; at least one.
     """
     items = sorted(last)
-    most = sessions_of_final(room)
+    most = max(1, sessions_in(room))
     for start in range(0, len(items), most):
         yield tuple(items[start : start + most])

@@ -18,7 +18,8 @@ from lattica.nat.base.errors import RemoteProtocolError
 
 MAX_SESSIONS: Final = 512
 _MAX_BYTES: Final = 64 * 1024
-_LINK_BYTES: Final = 40
+LINK_BYTES: Final = 40
+"""Of a revocation, beside those entries, at most."""
 _LAST_BYTES: Final = 80
 """Of two keys with what canonical data have in front of them, and a number."""
 
@@ -49,18 +50,9 @@ def decode_revocation(data: bytes) -> Revocation:
             raise RemoteProtocolError("not a revocation")
 
 
-def sessions_of_final(room: int) -> int:
-    """Of how many sessions an entry may say that they are final, whose payload has so many bytes at
-    most; at least one.
-    """
-    return max(1, min(MAX_SESSIONS, room // _LAST_BYTES))
-
-
-def sessions_of_revocation(room: int) -> int:
-    """Of how many sessions a revocation may name the last entry, whose payload has so many bytes at
-    most.
-    """
-    return max(0, min(MAX_SESSIONS, (room - _LINK_BYTES) // _LAST_BYTES))
+def sessions_in(room: int) -> int:
+    """Of how many sessions there is room to name the last entry, in so many bytes."""
+    return max(0, min(MAX_SESSIONS, room // _LAST_BYTES))
 
 
 def decode_last(items: Sequence[Plain], most: int) -> Last:

@@ -233,7 +233,7 @@ class Rights:
         """
         for entry_id in unfounded(
             self._granted.values(),
-            is_settled=self._is_settled,
+            is_settled=lambda header, identity: self._is_settled(header.author, identity),
             place_of=lambda header, identity: self._needed(header, identity, voucher_at),
             covers=lambda capability, place: self._covers(capability, place, Level.WRITE),
             covers_all=self._covers_all,
@@ -260,10 +260,10 @@ class Rights:
             return None
         return replace(self._place(voucher), is_final=False)
 
-    def _is_settled(self, header: Header, identity: bytes) -> bool:
-        """Whether all that is admitted of an entry's author is an owner's."""
-        ids = self._ids_of(header.author)
-        return bool(ids) and self.ownership.is_settled(header.author, identity, len(ids), ids[-1])
+    def _is_settled(self, author: bytes, identity: bytes) -> bool:
+        """Whether all that is admitted of an author is an owner's."""
+        ids = self._ids_of(author)
+        return bool(ids) and self.ownership.is_settled(author, identity, len(ids), ids[-1])
 
     def _covers_all(self, capability: Capability) -> bool:
         """Whether a right covers all that whoever has it has written, or will."""
@@ -272,14 +272,12 @@ class Rights:
 
     # What may be done.
 
-    def is_free(self, author: bytes, identity: bytes, ids: Sequence[bytes]) -> bool:
-        """Whether the entries of a session, which have these IDs, need not be looked at again when
-        rights change: they are an owner's, or nothing that its identity holds was taken back or
-        ends.
+    def is_free(self, author: bytes, identity: bytes) -> bool:
+        """Whether the entries of a session need not be looked at again when rights change: they are
+        an owner's, or nothing that its identity holds was taken back or ends.
         """
-        if self.ownership.is_settled(author, identity, len(ids), ids[-1]):
-            return True
-        return any(map(self._covers_all, self._held.get(identity, {}).values()))
+        held = self._held.get(identity, {}).values()
+        return self._is_settled(author, identity) or any(map(self._covers_all, held))
 
     def _is_given(self, capability: Capability) -> bool:
         """Whether a right comes from an owner, and was not taken back."""

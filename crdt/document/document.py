@@ -491,7 +491,7 @@ class Document:
         signatures of others who have the same, up to 63: theirs, too; see :meth:`countersign`. Who
         cannot read all of a sealed document makes one that does not say what it comes to.
 
-        Raises LocalProtocolError for more signatures than that.
+        Raises LocalProtocolError for more signatures than that, and for one of something else.
         """
         return self._snapshots.snapshot(others)
 

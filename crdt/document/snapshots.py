@@ -122,11 +122,7 @@ class Snapshots:
         digest, doc_id = body_digest(body), self._replica.genesis.doc_id
         mine = self._statements.say(heads, root, digest)
         for each in others:
-            try:
-                read = read_statement(each.plain, doc_id, digest, needs_root=False)
-            except RemoteProtocolError:
-                read = None
-            if read is None or read.statement.state != mine.statement.state:
+            if each.statement.state != mine.statement.state or not _is_of(each, doc_id, digest):
                 raise LocalProtocolError(
                     f"others: what {peer_of(each.certificate.identity)} has signed is not this "
                     "snapshot: one of something else, or no `countersign`"
@@ -199,6 +195,15 @@ class Snapshots:
             yield from self._resolved.settle()
         finally:
             self._on_taken()
+
+
+def _is_of(signed: SignedStatement, doc_id: bytes, digest: bytes) -> bool:
+    """Whether it is signed about the body of a snapshot."""
+    try:
+        read_statement(signed.plain, doc_id, digest, needs_root=False)
+    except RemoteProtocolError:
+        return False
+    return True
 
 
 def _part(part: bytes) -> bytes:

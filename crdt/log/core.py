@@ -487,7 +487,7 @@ class Log:
         rights = self.rights
         if rights is None or not feed.ids:
             return
-        if rights.is_free(feed.author, feed.identity, feed.ids):
+        if rights.is_free(feed.author, feed.identity):
             return
         # With an entry that was called final those before it are not, any more.
         while self._withdraw_uncovered(rights, feed, admitted, outcome):
@@ -504,7 +504,6 @@ class Log:
         whether there is one.
         """
         length = len(feed.ids)
-
         entry_at = partial(self._here, admitted, feed)
         # Of what is final it need not be asked, and much of it may be pruned.
         seq = rights.finality.length(feed.author)

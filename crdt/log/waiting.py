@@ -5,12 +5,11 @@ share.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable
 from typing import Final
 
 from lattica.crdt.entries.header import Entry
-from lattica.nat.base.limits.places import Source
+from lattica.nat.base.limits.places import Shares, Source
 
 MAX_ENTRIES: Final = 256
 """Of one author."""
@@ -31,9 +30,7 @@ class WaitingEntries:
         self._entries: dict[bytes, dict[int, tuple[Entry, Source]]] = {}
         self._places: dict[Source, set[tuple[bytes, int]]] = {}
         """By peer, what of it waits: authors and sequence numbers."""
-        self._bytes: Counter[Source] = Counter()
-        self._networks: Counter[Hashable] = Counter()
-        """Bytes, too."""
+        self._bytes = Shares()
         self._total = 0
 
     def get(self, author: bytes, seq: int) -> Entry | None:
@@ -51,7 +48,7 @@ class WaitingEntries:
         author, seq, size = entry.header.author, entry.header.seq, _size(entry)
         if len(self._entries.get(author, ())) >= MAX_ENTRIES:
             return False
-        if self._bytes[source] + size > MAX_PEER_BYTES or not self._make_room(source, size):
+        if self._bytes.of_peer(source) + size > MAX_PEER_BYTES or not self._make_room(source, size):
             return False
         self._entries.setdefault(author, {})[seq] = (entry, source)
         self._places.setdefault(source, set()).add((author, seq))
@@ -61,20 +58,17 @@ class WaitingEntries:
     def _make_room(self, source: Source, size: int) -> bool:
         """Whether there is room for so many bytes in all, of those who have less than others."""
         while self._total + size > MAX_BYTES:
-            [(network, most)] = self._networks.most_common(1)
-            if most <= self._networks[source.network] + size:
+            most = self._bytes.largest_network()
+            if self._bytes.of_network(most) <= self._bytes.of_network(source.network) + size:
                 return False
-            of_network = (each for each in self._places if each.network == network)
-            for place in [*self._places[max(of_network, key=self._bytes.__getitem__)]]:
+            of_network = (each for each in self._places if each.network == most)
+            for place in [*self._places[max(of_network, key=self._bytes.of_peer)]]:
                 self._drop(*place)
         return True
 
     def _count(self, source: Source, more: int) -> None:
-        self._bytes[source] += more
-        self._networks[source.network] += more
+        self._bytes.add(source, more)
         self._total += more
-        if not self._networks[source.network]:
-            del self._networks[source.network]
 
     def drop(self, author: bytes, since: int = 0, until: int | None = None) -> None:
         """Forget an author's entries from one sequence number on, up to another one."""
@@ -90,7 +84,7 @@ class WaitingEntries:
         self._places[source].discard((author, seq))
         self._count(source, -_size(entry))
         if not self._places[source]:
-            del self._places[source], self._bytes[source]
+            del self._places[source]
 
     def authors(self) -> tuple[bytes, ...]:
         """Whose entries wait."""

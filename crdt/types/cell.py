@@ -21,6 +21,11 @@ class Sibling:
     value: Plain
 
 
+def _rank(sibling: Sibling) -> tuple[int, bytes]:
+    """By which the highest wins."""
+    return sibling.hlc, sibling.author
+
+
 class Cell:
     """Writes in any order across authors, and in their order for each, come to the same."""
 
@@ -68,7 +73,7 @@ class Cell:
         """What stands here, the winner first: by time, then by author."""
         if len(self._latest) == 1:
             return [*self._latest.values()]
-        return sorted(self._latest.values(), key=lambda each: (each.hlc, each.author), reverse=True)
+        return sorted(self._latest.values(), key=_rank, reverse=True)
 
     @property
     def winner(self) -> Sibling | None:
@@ -76,7 +81,7 @@ class Cell:
         latest = self._latest.values()
         if len(latest) == 1:
             return next(iter(latest))
-        return max(latest, key=lambda each: (each.hlc, each.author), default=None)
+        return max(latest, key=_rank, default=None)
 
     @property
     def standing(self) -> Collection[bytes]:

@@ -257,7 +257,8 @@ class State:
     def winners(self, prefix: str) -> Iterator[Sibling]:
         """The writes that won, at registers whose names begin so, in order."""
         for name in self._names.beginning(prefix):
-            yield from self._registers[name].siblings[:1]
+            if (winner := self._registers[name].winner) is not None:
+                yield winner
 
     def registers(self, prefix: str = "") -> Iterator[tuple[str, Plain]]:
         """Names that begin so and have a value, and that, in order."""
@@ -305,7 +306,8 @@ class State:
         """The writes that won, at an element of a set, or at all, in order of their encodings."""
         cells = self._sets.get(name, {})
         for each in sorted(cells) if element is None else (element,):
-            yield from cells.get(each, _NO_CELL).siblings[:1]
+            if (winner := cells.get(each, _NO_CELL).winner) is not None:
+                yield winner
 
     def sets(self) -> tuple[str, ...]:
         """Names of sets that were written to, in order."""

@@ -77,16 +77,17 @@ class Membership:
         node had said of itself.
         """
         check_type("load", load, Real, "a number")
-        if self._said is not None and not self._stands(self._said):
-            self._document.registers[f"{_ROOT}/{self._peer}"] = self._said
+        name = str(self._peer)
+        if self._said is not None and self._said_at(name, self._peer) != self._said:
+            self._document.registers[f"{_ROOT}/{name}"] = self._said
         self._document.presence.set({"load": float(load)})
 
-    def _stands(self, said: dict[str, Plain]) -> bool:
-        """Whether that is what this node says of itself, to all who look."""
-        writes = self._document.registers.conflicts(f"{_ROOT}/{self._peer}")
-        if not writes or self._document.peer_of(writes[0].author) != self._peer:
-            return False
-        return writes[0].value == said
+    def _said_at(self, name: str, peer: PeerId) -> Plain:
+        """What a worker says of itself; None if nothing, or another one has written over it."""
+        writes = self._document.registers.conflicts(f"{_ROOT}/{name}")
+        if not writes or self._document.peer_of(writes[0].author) != peer:
+            return None
+        return writes[0].value
 
     def leave(self) -> None:
         """Be a member no more."""
@@ -101,21 +102,18 @@ class Membership:
         """
         here = self._document.presence.peers()
         found = []
-        for name, value in self._document.registers.below(f"{_ROOT}/"):
-            worker = self._read(name, value, here)
+        for name, _ in self._document.registers.below(f"{_ROOT}/"):
+            worker = self._read(name, here)
             if worker is not None and (worker.is_here or not only_here):
                 found.append(worker)
         return sorted(found, key=lambda each: (not each.is_here, each.load or 0.0, str(each.peer)))
 
-    def _read(self, name: str, value: Plain, here: Mapping[PeerId, Plain]) -> Worker | None:
+    def _read(self, name: str, here: Mapping[PeerId, Plain]) -> Worker | None:
         try:
             peer = parse_peer_id(name)
         except AddressError:
             return None
-        writes = self._document.registers.conflicts(f"{_ROOT}/{name}")
-        if not writes or self._document.peer_of(writes[0].author) != peer:
-            return None
-        match value:
+        match self._said_at(name, peer):
             case {"addresses": list(addresses), "info": dict(info)}:
                 texts = tuple(each for each in addresses if isinstance(each, str))
             case _:

@@ -66,17 +66,12 @@ class WorkQueue:
 
     def take(self) -> Task | None:
         """Take a task that nobody holds and that has no result; None if there is none."""
-        claims = self._document.claims(self._name)
-        mine = self._document.author
+        claims, mine = self._document.claims(self._name), self._document.author
         # In an order of this node's own, so that two that look at the same time seldom take the
         # same one.
         undone = sorted(self._undone(), key=lambda each: hash((mine, each[0])))
         for task_id, payload in undone:
-            if (
-                claims.holder(task_id) is None
-                and not self._is_given_up(task_id)
-                and claims.claim(task_id, self._term)
-            ):
+            if self._is_waiting(task_id) and claims.claim(task_id, self._term):
                 attempts = self._document.counter(self._place("attempts", task_id))
                 attempts.add(1)
                 return Task(task_id, payload, attempts.value)
@@ -133,12 +128,7 @@ class WorkQueue:
 
     def waiting(self) -> list[str]:
         """Tasks that nobody holds and that have no result."""
-        claims = self._document.claims(self._name)
-        return [
-            each
-            for each, _ in self._undone()
-            if claims.holder(each) is None and not self._is_given_up(each)
-        ]
+        return [each for each, _ in self._undone() if self._is_waiting(each)]
 
     def failed(self) -> list[str]:
         """Tasks that were taken as often as may be, and have no result."""
@@ -147,6 +137,11 @@ class WorkQueue:
     def _undone(self) -> list[tuple[str, Plain]]:
         done = self.results()
         return [each for each in self.tasks().items() if each[0] not in done]
+
+    def _is_waiting(self, task_id: str) -> bool:
+        """Whether a task without a result may be taken."""
+        holder = self._document.claims(self._name).holder(task_id)
+        return holder is None and not self._is_given_up(task_id)
 
     def _is_given_up(self, task_id: str) -> bool:
         attempts = self._document.counter(self._place("attempts", task_id)).value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Final
 
@@ -10,6 +9,7 @@ import trio
 
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.limits.places import Shares, Source
 from lattica.nat.config import MIB
 from lattica.nat.mux.stream import Stream
 from lattica.rpc.errors import StatusCode
@@ -32,19 +32,19 @@ class KeptAnswers:
     """Bytes of answers that sessions have not acknowledged, by network and over all."""
 
     def __init__(self) -> None:
-        self._of: Counter[Hashable] = Counter()
+        self._shares = Shares()
         self.total = 0
 
-    def add(self, network: Hashable, more: int) -> None:
-        """A session keeps so many more bytes, or less."""
+    def add(self, source: Source, more: int) -> None:
+        """A session of somebody keeps so many more bytes, or less."""
         self.total += more
-        self._of[network] += more
-        if not self._of[network]:
-            del self._of[network]
+        self._shares.add(source, more)
 
     def is_too_much_for(self, network: Hashable) -> bool:
         """Whether each session of a network may only keep the least."""
-        return self.total > _MAX_KEPT_BY_ALL or self._of[network] > _MAX_KEPT_BY_NETWORK
+        if self.total > _MAX_KEPT_BY_ALL:
+            return True
+        return self._shares.of_network(network) > _MAX_KEPT_BY_NETWORK
 
 
 class ControlPlane:

@@ -15,6 +15,7 @@ import trio
 
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.limits.places import Source
 from lattica.nat.base.peer_log import peer_log
 from lattica.nat.config import KIB, MIB
 from lattica.nat.mux.stream import Stream
@@ -129,6 +130,7 @@ class Session:
         self.path = ""
         self.network = network
         """Where the caller was when the session began."""
+        self._source = Source(peer, network)
         self.is_broken = False
         """The caller has broken the protocol: the session cannot go on."""
         self.lost_at = 0.0
@@ -179,11 +181,7 @@ class Session:
             self._has_room = stream.send_nowait(greeting)
             crew.start(self._jobs(events))
             del events  # they need not stay as long as the stream
-            try:
-                await crew.done.wait()
-            finally:
-                if self._crew is crew:
-                    self._crew = None  # it leads back here: neither is to wait for the collector
+            await crew.done.wait()
         except RemoteProtocolError:
             if self.stream is stream:
                 self.detach()
@@ -200,6 +198,7 @@ class Session:
     def detach(self) -> None:
         """Be on no stream; answers are kept for the next."""
         self.stream = None
+        self._crew = None  # it leads back here: neither is to wait for the collector
         self.lost_at = trio.current_time()
         self.core.detach()
         self.caller.wake()
@@ -274,7 +273,7 @@ class Session:
     def _count_kept(self) -> None:
         """Bring the sum over all sessions up to date."""
         if not self._ended:
-            self.server.control.kept.add(self.network, self.core.bytes_kept - self.kept)
+            self.server.control.kept.add(self._source, self.core.bytes_kept - self.kept)
             self.kept = self.core.bytes_kept
 
     def _jobs(self, events: list[Request | Cancel]) -> list[Job]:
@@ -515,7 +514,7 @@ class Session:
         for call in [*self._large]:
             self.fetched(call)
         self._ended = True
-        self.server.control.kept.add(self.network, -self.kept)
+        self.server.control.kept.add(self._source, -self.kept)
 
 
 async def _stop_all(workers: list[Worker[Job]]) -> None:

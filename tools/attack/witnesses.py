@@ -83,7 +83,7 @@ class Witness(ABC):
         self.target = ""
         self.watching = False
         self._attempts = 0
-        self._failed = 0
+        self._refused = 0
         self._late = 0
         self._slowest = 0.0
         self._last_error = ""
@@ -106,9 +106,8 @@ class Witness(ABC):
             with trio.move_on_after(PATIENCE) as scope:
                 await self.act(victim)
             self._late += scope.cancelled_caught
-            self._failed += scope.cancelled_caught
         except* (LatticaError, OSError) as group:
-            self._failed += 1
+            self._refused += 1
             self._last_error = str(group.exceptions[0])[:200]
         self._slowest = max(self._slowest, trio.current_time() - began)
 
@@ -116,7 +115,7 @@ class Witness(ABC):
         """What there is to say so far."""
         return {
             "attempts": self._attempts,
-            "failed": self._failed,
+            "failed": self._refused + self._late,
             "late": self._late,
             "slowest_s": round(self._slowest, 3),
             "error": self._last_error,

@@ -9,7 +9,7 @@ from typing import Final
 
 from lattica.crdt.access.capability import Capability, Level, check_level, issue
 from lattica.crdt.access.finality import encode_finality, in_pieces
-from lattica.crdt.access.revocation import LastEntry, Revocation, sessions_of_revocation
+from lattica.crdt.access.revocation import LINK_BYTES, LastEntry, Revocation, sessions_in
 from lattica.crdt.access.rights import Rights
 from lattica.crdt.document.governance.read_keys import ReadKeys
 from lattica.crdt.document.governance.writer import Writer
@@ -126,7 +126,7 @@ class DocumentRights:
         if not links:
             raise LocalProtocolError(f"{peer!s} has no right here")
         room = self._writer.replica.genesis.payload_room
-        named, others = sessions_of_revocation(room), set[LastEntry]()
+        named, others = sessions_in(room - LINK_BYTES), set[LastEntry]()
         items = []
         for link in links:
             last = self._last_by(rights.descendants(link))

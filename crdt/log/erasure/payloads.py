@@ -118,19 +118,16 @@ class Payloads:
         outcome.tombstones[:] = [*map(self._without_erased, outcome.tombstones)]
         outcome.acting += self._erasures.take_changed()
         for shown in outcome.acting:
-            for target in shown.erasure.targets:
-                author, _, _ = target
-                if not self._erasures.may_concern(shown, author):
-                    continue
-                for entry in self._kept_at(target):
-                    if self._note(entry, outcome) and entry.payload is not None:
-                        outcome.erased.append(entry)
+            for entry in self._kept_of(shown):
+                if self._note(entry, outcome) and entry.payload is not None:
+                    outcome.erased.append(entry)
         outcome.erasures += self._erasures.take_fresh()
 
     def erased_by(self, shown: Shown) -> list[Entry]:
         """The kept entries whose payloads go when an erasure is admitted."""
-        kept = (entry for target in shown.erasure.targets for entry in self._kept_at(target))
-        return [each for each in kept if self._erasures.may_erase(shown, each.header)]
+        return [
+            each for each in self._kept_of(shown) if self._erasures.may_erase(shown, each.header)
+        ]
 
     def _note(self, entry: Entry, outcome: Outcome) -> bool:
         """Note whether the payload of an entry is missed; whether it is erased."""
@@ -142,6 +139,13 @@ class Payloads:
             (feed.bare.add if is_missed else feed.bare.discard)(header.seq)
             outcome.settled.add(header.author)
         return is_erased
+
+    def _kept_of(self, shown: Shown) -> Iterator[Entry]:
+        """The kept entries that an erasure names, of authors whose it may erase."""
+        for target in shown.erasure.targets:
+            author, _, _ = target
+            if self._erasures.may_concern(shown, author):
+                yield from self._kept_at(target)
 
     def _kept_at(self, target: Target) -> Iterator[Entry]:
         """The entry that an erasure names, if it is kept, be it withdrawn."""

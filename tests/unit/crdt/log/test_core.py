@@ -274,7 +274,7 @@ def test_of_what_waits_networks_have_their_share():
     assert all(each.header.author in waiting for each in honest)
     for author in waiting.authors():
         waiting.drop(author)
-    assert not waiting._networks
+    assert not waiting._bytes._networks
     assert not waiting._total
 
 

@@ -312,18 +312,11 @@ def test_a_stream_reset_before_it_was_used_costs_the_peer_nothing() -> None:
     assert limits[0] - limits[2] >= 8190  # their numbers have been given back
 
 
-def test_stop_sending_alone_aborts_the_stream() -> None:
+@pytest.mark.parametrize("end", ["stop_sending", "reset_stream"])
+def test_the_end_of_one_direction_aborts_the_stream(end: str) -> None:
     pair = Pair().establish()
     mine, _ = pair.open()
-    native(pair.b).stop_sending(mine.id, 9)
-    pair.b.session._dirty = True
-    assert pair.run(lambda: mine.reset_reason is not None)
-
-
-def test_reset_stream_alone_aborts_the_stream() -> None:
-    pair = Pair().establish()
-    mine, _ = pair.open()
-    native(pair.b).reset_stream(mine.id, 9)
+    getattr(native(pair.b), end)(mine.id, 9)
     pair.b.session._dirty = True
     assert pair.run(lambda: mine.reset_reason is not None)
 

@@ -15,6 +15,7 @@ import trio
 from trio.testing import MockClock
 
 from lattica.errors import StreamResetError
+from lattica.nat.base.limits.places import Source
 from lattica.nat.base.wire import LengthPrefixed
 from lattica.nat.config import MIB
 from lattica.nat.mux.stream import Stream
@@ -322,15 +323,16 @@ async def test_the_sessions_of_a_peer_share_what_is_kept(autojump_clock: MockClo
 def test_a_network_whose_answers_are_kept_leaves_others_theirs() -> None:
     """Eight keys of one host after others had 200 MiB of a node."""
     kept = KeptAnswers()
-    kept.add("a", 64 * MIB)
+    kept.add(Source(1, "a"), 64 * MIB)
     assert not kept.is_too_much_for("a")
-    kept.add("a", 1)
+    kept.add(Source(2, "a"), 1)
     assert (kept.is_too_much_for("a"), kept.is_too_much_for("b")) == (True, False)
     for network in range(3):
-        kept.add(network, 64 * MIB)
+        kept.add(Source(3, network), 64 * MIB)
     assert kept.is_too_much_for("b"), "all together have too much"
-    kept.add(0, -64 * MIB)
-    kept.add("a", -64 * MIB - 1)
+    kept.add(Source(3, 0), -64 * MIB)
+    kept.add(Source(1, "a"), -64 * MIB)
+    kept.add(Source(2, "a"), -1)
     assert not kept.is_too_much_for("a")
     assert kept.total == 128 * MIB
 
